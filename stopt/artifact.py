@@ -1,0 +1,224 @@
+"""A model folder on disk: which converted files it has, what is known of them, how new ones get in.
+
+Names and places are sentence-transformers': ``onnx/model.onnx``, ``openvino/openvino_model.xml`` with its
+``.bin``. Beside them stopt keeps ``stopt.json``, the manifest; nothing depends on its presence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from stopt.errors import ArtifactError, CorruptModel, OptionError, suggest
+from stopt.folder import contained, read_json_object
+from stopt.spec import Backend
+
+__all__ = [
+    "MANIFEST",
+    "FileRecord",
+    "Manifest",
+    "default_file",
+    "engine_files",
+    "is_plain",
+    "locate",
+    "staging",
+]
+
+MANIFEST = "stopt.json"
+SCHEMA = 1
+
+_DEFAULT_NAMES = {Backend.ONNX: "model.onnx", Backend.OPENVINO: "openvino_model.xml"}
+_SUFFIXES = {Backend.ONNX: ".onnx", Backend.OPENVINO: ".xml"}
+
+
+def default_file(backend: Backend) -> str:
+    """Where the plain export of a backend belongs, relative to the model folder."""
+    return f"{backend.value}/{_DEFAULT_NAMES[backend]}"
+
+
+def engine_files(root: Path, backend: Backend) -> list[str]:
+    """List the files of a backend in a model folder and its ``onnx`` or ``openvino`` folder, sorted.
+
+    Returns:
+        Paths relative to ``root``, with ``/``. The tokenizer graphs that optimum-cli writes for OpenVINO are left out.
+    """
+    found = []
+    for folder in (root, root / backend.value):
+        for path in sorted(folder.glob(f"*{_SUFFIXES[backend]}")):
+            if path.is_file() and not path.stem.endswith(("_tokenizer", "_detokenizer")):
+                found.append(path.relative_to(root).as_posix())
+    return found
+
+
+def is_plain(file: str) -> bool:
+    """Whether a file is the plain, unquantised export, going by its name."""
+    return PurePosixPath(file).name in _DEFAULT_NAMES.values()
+
+
+def locate(root: Path, backend: Backend, file_name: str | None = None, subfolder: str = "") -> Path:
+    """Find the file that a name stands for, as sentence-transformers resolves it.
+
+    Args:
+        root: The model folder.
+        backend: ONNX or OpenVINO.
+        file_name: Path relative to the folder, or to its folder for that backend; None is the plain export.
+        subfolder: Folder between ``root`` and the file.
+
+    Raises:
+        ArtifactError: If it is not there; lists the files that are. Nothing else is used instead.
+    """
+    name = file_name or _DEFAULT_NAMES[backend]
+    base = f"{subfolder.strip('/')}/" if subfolder.strip("/") else ""
+    if not name.endswith(_SUFFIXES[backend]):
+        raise OptionError(
+            f"file_name {name!r} is not a {_SUFFIXES[backend]} file, which backend {backend.value!r} opens",
+            suggest(name, engine_files(root, backend)) if engine_files(root, backend) else "",
+        )
+    for candidate in (f"{base}{name}", f"{base}{backend.value}/{name}"):
+        path = contained(root, candidate)
+        if path.is_file():
+            return path
+    present = engine_files(root, backend)
+    if file_name is None and not present:
+        raise ArtifactError(
+            f"{root} has no file for backend {backend.value!r}",
+            f"make one: stopt export {root} --backend {backend.value}",
+        )
+    listed = ", ".join(present) or "none"
+    raise ArtifactError(
+        f"{root} has no {base}{name}; its {backend.value} files: {listed}",
+        f"{suggest(name, present)}"
+        if present
+        else f"make one: stopt export {root} --backend {backend.value}",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """What is known of one converted file.
+
+    Attributes:
+        backend: Engine that runs it.
+        precision: Precision of its weights and arithmetic.
+        parts: sha256 (hexadecimal) and size (bytes) of each of its files, by path relative to the model folder.
+        options: Options it was made with.
+        versions: Packages that took part, with versions.
+        parity: Its comparison with torch.
+    """
+
+    backend: str
+    precision: str
+    parts: Mapping[str, Mapping[str, str | int]]
+    options: Mapping[str, Any]
+    versions: Mapping[str, str]
+    parity: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """``stopt.json``: where a folder's converted files come from.
+
+    Attributes:
+        source: Hub id or folder name of the original model, and its revision if it has one.
+        inputs: sha256 of the original files that went in, by path.
+        files: Converted files by path, relative to the model folder.
+    """
+
+    source: Mapping[str, str | None]
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, FileRecord] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, root: Path) -> Manifest | None:
+        """Read a folder's manifest; None if it has none.
+
+        Raises:
+            CorruptModel: If it is not one.
+        """
+        path = contained(root, MANIFEST)
+        if not path.is_file():
+            return None
+        document = read_json_object(path)
+        if document.get("schema") != SCHEMA:
+            raise CorruptModel(
+                f"{path} has schema {document.get('schema')!r}, this stopt reads {SCHEMA}",
+                "update stopt, or delete the file",
+            )
+        try:
+            files = {name: FileRecord(**record) for name, record in document["files"].items()}
+            return cls(document["source"], document.get("inputs", {}), files)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CorruptModel(
+                f"{path} is not a manifest of stopt: {error}", "delete it and export again"
+            ) from error
+
+    def with_file(self, name: str, record: FileRecord) -> Manifest:
+        """Return a copy in which ``name`` is described by ``record``."""
+        return Manifest(self.source, self.inputs, {**self.files, name: record})
+
+    def write(self, root: Path) -> None:
+        """Write it into a folder, in one step."""
+        text = (
+            json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2, ensure_ascii=False, sort_keys=True)
+            + "\n"
+        )
+        temporary = root / f".{MANIFEST}.{os.getpid()}"
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(root / MANIFEST)
+
+
+def sha256(path: Path) -> str:
+    """Hash a file: sha256, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe_parts(root: Path, files: Iterable[str]) -> dict[str, dict[str, str | int]]:
+    """Hash and measure files, for a :class:`FileRecord`."""
+    return {
+        name: {"sha256": sha256(root / name), "size_bytes": (root / name).stat().st_size}
+        for name in sorted(files)
+    }
+
+
+@contextmanager
+def staging(root: Path) -> Iterator[Path]:
+    """Give a hidden folder in ``root`` to build files in; it is gone afterwards, whatever happened.
+
+    Being on the same file system, what is complete moves into place by renaming (:func:`commit`).
+
+    Raises:
+        ArtifactError: If ``root`` cannot be written to.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".stopt-", dir=root))
+    except OSError as error:
+        raise ArtifactError(
+            f"{root} cannot be written to: {error.strerror}", "name another folder: -o FOLDER"
+        ) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def commit(staged: Path, root: Path, files: Iterable[str]) -> None:
+    """Move complete files from a staging folder to their places, by renaming.
+
+    Args:
+        staged: The staging folder.
+        root: The model folder.
+        files: Paths relative to both; the one that others refer to should come last.
+    """
+    for name in files:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (staged / name).replace(root / name)

@@ -1,0 +1,1 @@
+"""What is done with finished embeddings: similarity and quantisation."""

@@ -1,0 +1,104 @@
+"""Reading a model folder safely: paths that stay inside it, JSON that is what it claims to be.
+
+Imports nothing but the standard library and :mod:`stopt.errors`; everything that opens a small file of a model
+folder goes through here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from stopt.errors import CorruptModel, SourceError, UntrustedModel
+
+__all__ = ["contained", "read_json", "read_json_object"]
+
+# tokenizer.json of the largest multilingual vocabularies (256k entries) is about 35 MB
+MAX_JSON_BYTES = 200_000_000
+
+
+def contained(root: Path, relative: str) -> Path:
+    """Return ``root / relative`` after making sure that it cannot leave ``root``.
+
+    A snapshot in the Hugging Face cache is a folder of links into a ``blobs`` folder beside it; such links are
+    followed, any other link that leaves the folder is not.
+
+    Args:
+        root: The model folder.
+        relative: A path that the model's own files name, with ``/`` between its parts; ``""`` is the root itself.
+
+    Raises:
+        UntrustedModel: If the path is absolute, has ``..`` in it, or is a link to somewhere else.
+    """
+    posix, windows = PurePosixPath(relative), PureWindowsPath(relative)
+    if posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts or "\0" in relative:
+        raise UntrustedModel(
+            f"{root}: the path {relative!r} leaves the model folder",
+            "a model may only name files inside its own folder; do not use this one unless you trust its source",
+        )
+    path = root / relative
+    real_root = os.path.realpath(root)
+    homes = [real_root]
+    if Path(real_root).parent.name == "snapshots":
+        homes.append(str(Path(real_root).parent.parent / "blobs"))
+    real = os.path.realpath(path)
+    if not any(real == home or real.startswith(home + os.sep) for home in homes):
+        raise UntrustedModel(
+            f"{path} is a link to {real}, outside the model folder",
+            "copy the file into the folder if it belongs to the model",
+        )
+    return path
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file strictly: no duplicate keys, no NaN, bounded size and depth.
+
+    Raises:
+        SourceError: If the file is missing or cannot be read.
+        CorruptModel: If it is not JSON, or JSON that two readers would understand differently.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_JSON_BYTES:
+            raise CorruptModel(f"{path} has {size:,} bytes, too many for a JSON file of a model")
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise SourceError(
+            f"{path} is missing", "is this the folder of a sentence-transformers model?"
+        ) from error
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise CorruptModel(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise CorruptModel(f"{path} is not valid JSON: {reason}", "fetch the file again") from error
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Like :func:`read_json`, for a file that must hold an object.
+
+    Raises:
+        CorruptModel: Also if the file holds something else than an object.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise CorruptModel(f"{path} holds a JSON {type(value).__name__}, expected an object")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} appears twice")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")

@@ -1,0 +1,185 @@
+"""From a name and keywords to a :class:`~stopt.runtime.pipeline.Pipeline`: which engine, which file, converted or not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from stopt import hub
+from stopt.artifact import default_file, engine_files, is_plain
+from stopt.errors import ArtifactError, MissingExtra, OptionError, SourceError, suggest
+from stopt.reading import read_spec
+from stopt.runtime.options import EngineOptions, TorchOptions, parse_backend, parse_model_kwargs
+from stopt.runtime.pipeline import Pipeline
+from stopt.spec import Backend, ModelSpec
+
+__all__ = ["LoadRequest", "open_pipeline"]
+
+logger = logging.getLogger("stopt")
+
+_ENGINE_PACKAGES = {Backend.ONNX: "onnxruntime", Backend.OPENVINO: "openvino", Backend.TORCH: "torch"}
+_PROCESSOR_KEYS = ("model_max_length", "padding_side", "truncation_side")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRequest:
+    """What a caller asks to be loaded; the fields are the public classes' keywords.
+
+    Attributes:
+        reference: Model folder or Hub id.
+        backend: Engine; None picks one whose plain file is there.
+        device: ``cpu``, ``cuda`` …; None leaves it to the engine.
+        model_kwargs: Options of the engine.
+        processor_kwargs: Options of the tokenizer: model_max_length, padding_side, truncation_side.
+        revision: Revision of a Hub repository.
+        token: Hub token.
+        cache_folder: Where fetched files are kept.
+        local_files_only: Use the cache only.
+    """
+
+    reference: str | Path
+    backend: str | None = None
+    device: str | None = None
+    model_kwargs: Mapping[str, Any] | None = None
+    processor_kwargs: Mapping[str, Any] | None = None
+    revision: str | None = None
+    token: str | bool | None = None
+    cache_folder: str | Path | None = None
+    local_files_only: bool = False
+
+    def fetch(self, wanted: Sequence[str]) -> hub.Source:
+        """Have the small files of the model here, and the large ones that match ``wanted``."""
+        return hub.fetch(
+            self.reference,
+            wanted,
+            revision=self.revision,
+            token=self.token,
+            cache_folder=self.cache_folder,
+            local_files_only=self.local_files_only,
+        )
+
+
+def open_pipeline(request: LoadRequest) -> Pipeline:
+    """Find the model, choose its file, convert it if there is none and that is possible, and open it.
+
+    Raises:
+        StoptError: One of the many that finding, reading and opening raise; see :mod:`stopt.errors`.
+    """
+    backend = parse_backend(request.backend) or _backend_of_file(request.model_kwargs)
+    if backend is None:
+        source = request.fetch([pattern for each in Backend for pattern in _wanted(each, None)])
+        backend = _pick_backend(source.folder)
+    options = parse_model_kwargs(backend, request.model_kwargs)
+    source = request.fetch(_wanted(backend, getattr(options, "file_name", None)))
+    spec = _with_processor(read_spec(source.folder), request.processor_kwargs)
+    root = source.folder
+    if not isinstance(options, TorchOptions) and _must_convert(root, backend, options):
+        from stopt.convert.cache import converted_folder
+
+        root = converted_folder(request.fetch(hub.WEIGHTS), backend, fresh=options.export is True)
+        options = replace(options, file_name=None, subfolder="")
+    return Pipeline.open(root, spec, options, request.device)
+
+
+def _wanted(backend: Backend, file_name: str | None) -> list[str]:
+    """Patterns of a backend's large files in a Hub repository."""
+    if backend is Backend.TORCH:
+        return list(hub.WEIGHTS)
+    name = file_name or default_file(backend).partition("/")[2]
+    stem = name.removesuffix(".xml")
+    files = (
+        [f"{stem}.xml", f"{stem}.bin"]
+        if backend is Backend.OPENVINO
+        else [name, f"{name}_data*", f"{name}.data"]
+    )
+    return [path for file in files for path in (file, f"{backend.value}/{file}")]
+
+
+def _backend_of_file(model_kwargs: Mapping[str, Any] | None) -> Backend | None:
+    """The engine that a named file is for."""
+    name = str((model_kwargs or {}).get("file_name") or "")
+    return Backend.ONNX if name.endswith(".onnx") else Backend.OPENVINO if name.endswith(".xml") else None
+
+
+def _pick_backend(root: Path) -> Backend:
+    """An engine that is installed and whose plain file is there: ONNX, then OpenVINO, then the original weights."""
+    plain = [
+        backend
+        for backend in (Backend.ONNX, Backend.OPENVINO)
+        if any(map(is_plain, engine_files(root, backend)))
+    ]
+    usable = [backend for backend in plain if find_spec(_ENGINE_PACKAGES[backend])]
+    has_weights = any(root.glob("**/model*.safetensors"))
+    if has_weights and find_spec("torch") and find_spec("transformers"):
+        usable.append(Backend.TORCH)
+    if usable:
+        others = f" (also possible: {', '.join(usable[1:])})" if usable[1:] else ""
+        logger.info("backend=%r picked for %s%s", usable[0].value, root, others)
+        return usable[0]
+    if plain or has_weights:
+        missing = plain[0] if plain else Backend.TORCH
+        raise MissingExtra(_ENGINE_PACKAGES[missing], missing.value)
+    present = [*engine_files(root, Backend.ONNX), *engine_files(root, Backend.OPENVINO)]
+    if present:
+        raise ArtifactError(
+            f"{root} has no unquantised file to pick; it has {', '.join(present)}",
+            f"name the one to use: model_kwargs={{'file_name': {present[0]!r}}}",
+        )
+    read_spec(root)  # says more precisely what is wrong with a folder that is no model
+    raise SourceError(f"{root} has neither weights nor converted files", "fetch the model again")
+
+
+def _must_convert(root: Path, backend: Backend, options: EngineOptions) -> bool:
+    """Whether the model is to be converted first; only where no file was named and none is there, or on request."""
+    if isinstance(options, TorchOptions) or options.export is False:
+        return False
+    if options.export is True:
+        if options.file_name is not None:
+            raise OptionError(
+                "export=True makes a new plain file; file_name names an existing one", "give one of the two"
+            )
+        return True
+    if options.file_name is not None or options.subfolder or any(map(is_plain, engine_files(root, backend))):
+        return False
+    if not find_spec("optimum"):
+        raise ArtifactError(
+            f"{root} has no plain file for backend {backend.value!r}, and stopt cannot make one without its convert extra",
+            f"on a machine with `pip install 'stopt[convert]'`: stopt export {root} --backend {backend.value}",
+        )
+    return True
+
+
+def _with_processor(spec: ModelSpec, given: Mapping[str, Any] | None) -> ModelSpec:
+    """Apply the caller's tokenizer options over the model's."""
+    changes: dict[str, Any] = dict(given or {})
+    for key in changes:
+        if key not in _PROCESSOR_KEYS:
+            raise OptionError(
+                f"processor_kwargs has {key!r}, which is not supported", suggest(key, _PROCESSOR_KEYS)
+            )
+    for key in ("padding_side", "truncation_side"):
+        if changes.get(key, "left") not in ("left", "right"):
+            raise OptionError(f"{key} is {changes[key]!r}", "'left' or 'right'")
+    if "model_max_length" in changes:
+        changes["max_seq_length"] = check_length(changes.pop("model_max_length"), spec)
+    return replace(spec, tokenizer=replace(spec.tokenizer, **changes))
+
+
+def check_length(length: Any, spec: ModelSpec) -> int:
+    """Check a number of tokens against the model's position table.
+
+    Raises:
+        OptionError: If it is not a positive number, or more than the model has positions for.
+    """
+    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+        raise OptionError(f"max_seq_length is {length!r}", "a positive number of tokens")
+    limit = spec.tokenizer.position_limit
+    if limit is not None and length > limit:
+        raise OptionError(
+            f"max_seq_length {length} is more than the model's {limit} positions", f"use at most {limit}"
+        )
+    return length

@@ -1,0 +1,164 @@
+"""``model_kwargs`` of the public classes as frozen options, one class per engine; unknown keys are errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from stopt.errors import OptionError, suggest
+from stopt.folder import read_json_object
+from stopt.spec import Backend
+
+__all__ = [
+    "EngineOptions",
+    "OnnxOptions",
+    "OpenVinoOptions",
+    "TorchOptions",
+    "parse_backend",
+    "parse_model_kwargs",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxOptions:
+    """How ONNX Runtime opens a file.
+
+    Attributes:
+        file_name: The .onnx file, relative to the model folder or to its ``onnx`` folder; None is the plain one.
+        subfolder: Folder in the model folder that file_name is relative to.
+        export: True converts afresh, False never converts, None converts if there is no file.
+        provider: Execution provider; None is CUDA where it is usable, else CPU.
+        provider_options: Passed to it.
+        session_options: An ``onnxruntime.SessionOptions``.
+    """
+
+    file_name: str | None = None
+    subfolder: str = ""
+    export: bool | None = None
+    provider: str | None = None
+    provider_options: Mapping[str, Any] | None = None
+    session_options: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenVinoOptions:
+    """How OpenVINO opens a file.
+
+    Attributes:
+        file_name: The .xml file, relative to the model folder or to its ``openvino`` folder; None is the plain one.
+        subfolder: Folder in the model folder that file_name is relative to.
+        export: True converts afresh, False never converts, None converts if there is no file.
+        device: OpenVINO device, such as ``"CPU"`` or ``"GPU.0"``.
+        ov_config: OpenVINO properties, or the path of a JSON file with them.
+        dtype: Precision of the arithmetic, ``"float32"``, ``"bfloat16"`` or ``"float16"``; None is OpenVINO's choice
+            for the device, bfloat16 on CPUs that have it.
+    """
+
+    file_name: str | None = None
+    subfolder: str = ""
+    export: bool | None = None
+    device: str | None = None
+    ov_config: Mapping[str, Any] | None = None
+    dtype: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TorchOptions:
+    """How torch opens the original weights.
+
+    Attributes:
+        subfolder: Folder of the transformer in the model folder, beside what modules.json says.
+        dtype: ``"float32"``, ``"float16"``, ``"bfloat16"`` or ``"auto"``, the checkpoint's; None is float32.
+        attn_implementation: Attention of transformers, such as ``"eager"`` or ``"sdpa"``.
+    """
+
+    subfolder: str = ""
+    dtype: str | None = None
+    attn_implementation: str | None = None
+
+
+EngineOptions = OnnxOptions | OpenVinoOptions | TorchOptions
+_CLASSES: Mapping[Backend, type[Any]] = {
+    Backend.ONNX: OnnxOptions,
+    Backend.OPENVINO: OpenVinoOptions,
+    Backend.TORCH: TorchOptions,
+}
+_DTYPES = ("auto", "float32", "float16", "bfloat16")
+_ELSEWHERE = {
+    "cache_dir": "cache_folder",
+    "local_files_only": "local_files_only",
+    "revision": "revision",
+    "token": "token",
+    "trust_remote_code": "trust_remote_code",
+}
+Options = TypeVar("Options", bound=EngineOptions)
+
+
+def parse_backend(name: str | None) -> Backend | None:
+    """Turn the ``backend`` keyword into the enum; None stays None.
+
+    Raises:
+        OptionError: If there is no such backend.
+    """
+    known = [str(backend) for backend in Backend]
+    if name is None:
+        return None
+    if name not in known:
+        raise OptionError(f"backend {name!r} is unknown", suggest(str(name), known))
+    return Backend(name)
+
+
+def parse_model_kwargs(backend: Backend, given: Mapping[str, Any] | None) -> EngineOptions:
+    """Turn ``model_kwargs`` into the options of ``backend``.
+
+    Raises:
+        OptionError: If a key is unknown, belongs to another backend or another argument, or has a wrong value.
+    """
+    values = dict(given or {})
+    if "torch_dtype" in values:
+        values.setdefault("dtype", values.pop("torch_dtype"))
+    known = [field.name for field in fields(_CLASSES[backend])]
+    for key in values:
+        if key not in known and not (key == "dtype" and backend is Backend.ONNX):
+            raise OptionError(
+                f"model_kwargs has {key!r}, which backend {backend.value!r} does not take", _where(key, known)
+            )
+    if values.get("dtype") is not None:
+        values["dtype"] = _dtype(values["dtype"])
+    if backend is Backend.ONNX and values.pop("dtype", None) not in (None, "float32"):
+        raise OptionError(
+            "an ONNX file has its precision built in; dtype cannot change it",
+            "name a file of that precision: model_kwargs={'file_name': 'onnx/model_O4.onnx'}",
+        )
+    if "export" in values and not isinstance(values["export"], bool | None):
+        raise OptionError(f"export is {values['export']!r}, expected True, False or None")
+    for key in ("file_name", "subfolder", "provider", "device"):
+        if not isinstance(values.get(key), str | None):
+            raise OptionError(f"{key} is {values[key]!r}, expected text")
+    if isinstance(config := values.get("ov_config"), str | Path):
+        if not Path(config).is_file():
+            raise OptionError(
+                f"ov_config names {config}, which is not a file", "pass a dict, or the path of a JSON file"
+            )
+        values["ov_config"] = read_json_object(Path(config))
+    values["subfolder"] = values.get("subfolder") or ""
+    options: EngineOptions = _CLASSES[backend](**values)
+    return options
+
+
+def _where(key: str, known: list[str]) -> str:
+    if key in _ELSEWHERE:
+        return f"it is an argument of its own: {_ELSEWHERE[key]}="
+    others = [
+        backend.value for backend, cls in _CLASSES.items() if key in {field.name for field in fields(cls)}
+    ]
+    return f"it belongs to backend {' and '.join(map(repr, others))}" if others else suggest(key, known)
+
+
+def _dtype(value: Any) -> str:
+    name = str(value).removeprefix("torch.")
+    if name not in _DTYPES:
+        raise OptionError(f"dtype {value!r} is unknown", suggest(name, _DTYPES))
+    return name

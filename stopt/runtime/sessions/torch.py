@@ -1,0 +1,171 @@
+"""torch: the original weights through transformers, the reference that converted files are held against."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import transformers
+
+from stopt.errors import CorruptModel, OptionError, SourceError, UnsupportedModel
+from stopt.folder import contained
+from stopt.runtime.modules import Array, Features
+from stopt.runtime.options import TorchOptions
+from stopt.runtime.tokenizer import Batch
+from stopt.spec import Backend, ModelSpec
+
+__all__ = ["TorchSession", "load_transformer"]
+
+# of these, only the encoder makes embeddings
+_ENCODER_CLASSES = {
+    "longt5": "LongT5EncoderModel",
+    "mt5": "MT5EncoderModel",
+    "switch_transformers": "SwitchTransformersEncoderModel",
+    "t5": "T5EncoderModel",
+    "t5gemma": "T5GemmaEncoderModel",
+    "umt5": "UMT5EncoderModel",
+}
+
+
+class TorchSession:
+    """The original weights in torch.
+
+    Args:
+        root: The model folder.
+        spec: The model.
+        options: dtype and attention.
+        device: torch device; None is CUDA where it is available, else CPU.
+    """
+
+    backend = Backend.TORCH
+
+    def __init__(self, root: Path, spec: ModelSpec, options: TorchOptions, device: str | None) -> None:
+        self.file = contained(root, spec.transformer.path)
+        self._device = _choose_device(device)
+        model = load_transformer(
+            root, spec, dtype=options.dtype or "float32", attn_implementation=options.attn_implementation
+        )
+        self._model = model.to(self._device).eval()
+        self._dtype: torch.dtype = self._model.dtype
+        self.device = str(self._device)
+        self.precision = str(self._dtype).removeprefix("torch.")
+        accepted = self._model.forward.__code__.co_varnames
+        self._inputs = {"input_ids", "attention_mask"}
+        if spec.tokenizer.token_types and "token_type_ids" in accepted:
+            self._inputs.add("token_type_ids")
+        # padded on the left, positions must be told; on the right, counting from 0 is what every model does itself
+        if spec.tokenizer.padding_side == "left" and "position_ids" in accepted:
+            self._inputs.add("position_ids")
+
+    def run(self, batch: Batch) -> Features:
+        """Run one batch; see :class:`~stopt.runtime.sessions.Session`."""
+        inputs = {
+            name: torch.from_numpy(getattr(batch, name)).to(self._device) for name in sorted(self._inputs)
+        }
+        with torch.inference_mode():
+            outputs = self._model(**inputs, return_dict=True)
+        return {"token_embeddings": outputs.last_hidden_state, "attention_mask": inputs["attention_mask"]}
+
+    def constant(self, array: npt.NDArray[np.float32]) -> Array:
+        """Weights for torch modules, in the model's dtype and on its device."""
+        return torch.from_numpy(array).to(self._device, self._dtype)
+
+
+def load_transformer(
+    root: Path, spec: ModelSpec, *, dtype: str = "float32", attn_implementation: str | None = None
+) -> Any:
+    """Load the transformer of a model folder: safetensors only, no code from the folder, no network.
+
+    Args:
+        root: The model folder.
+        spec: The model.
+        dtype: dtype of the weights in memory, or ``"auto"`` for the checkpoint's.
+        attn_implementation: Attention of transformers; None is its default.
+
+    Raises:
+        SourceError: If there are no weights.
+        UnsupportedModel: If transformers does not know the architecture, or the weights are a pickle.
+        CorruptModel: If the weights cannot be read or do not fit config.json.
+    """
+    folder = contained(root, spec.transformer.path)
+    _require_safetensors(folder)
+    class_name = _ENCODER_CLASSES.get(spec.transformer.model_type, "AutoModel")
+    arguments: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "trust_remote_code": False}
+    if attn_implementation is not None:
+        arguments["attn_implementation"] = attn_implementation
+    try:
+        with quiet():
+            model, report = getattr(transformers, class_name).from_pretrained(
+                folder, use_safetensors=True, output_loading_info=True, **arguments
+            )
+    except (ValueError, KeyError, ImportError) as error:
+        if "model_type" in str(error) or "does not recognize" in str(error):
+            raise UnsupportedModel(
+                str(root),
+                [
+                    f"transformers {transformers.__version__} has no architecture {spec.transformer.model_type!r}"
+                ],
+            ) from error
+        raise CorruptModel(f"{folder}: transformers cannot load the model: {error}") from error
+    except Exception as error:  # safetensors and torch raise their own, and RuntimeError for shapes
+        raise CorruptModel(
+            f"{folder}: the weights cannot be loaded: {error}", "fetch the model again"
+        ) from error
+    missing = [key for key in report["missing_keys"] if "pooler" not in key]
+    if missing:
+        raise CorruptModel(
+            f"{folder}: the weights lack {len(missing)} tensors that config.json calls for, such as {missing[0]}",
+            "config.json and model.safetensors come from different models, or the download is incomplete",
+        )
+    return model
+
+
+def _require_safetensors(folder: Path) -> None:
+    if any(folder.glob("model*.safetensors")):
+        return
+    if (folder / "pytorch_model.bin").is_file() or (folder / "pytorch_model.bin.index.json").is_file():
+        raise UnsupportedModel(
+            str(folder),
+            ["its weights are a pickle (pytorch_model.bin), which can run code when opened"],
+            "save the model again with a current transformers or sentence-transformers, which write safetensors",
+        )
+    raise SourceError(
+        f"{folder} has no weights (model.safetensors)",
+        "an exported folder without the original weights can be served with backend='onnx' or 'openvino' only",
+    )
+
+
+def _choose_device(device: str | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise OptionError(f"torch has no device {device!r} here: {error}", "use device='cpu'") from error
+    return chosen
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers from logging, warning and drawing bars; what matters is checked and raised."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    logger.setLevel(logging.ERROR)
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+        if bars:
+            transformers.utils.logging.enable_progress_bar()
