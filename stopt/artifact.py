@@ -198,6 +198,7 @@ def staging(root: Path) -> Iterator[Path]:
     Raises:
         ArtifactError: If ``root`` cannot be written to.
     """
+    new = not root.exists()
     try:
         root.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=".stopt-", dir=root))
@@ -207,8 +208,14 @@ def staging(root: Path) -> Iterator[Path]:
         ) from error
     try:
         yield folder
+    except OSError as error:
+        raise ArtifactError(
+            f"writing to {root} failed: {error.strerror or error}", "is the disk full?"
+        ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        if new and not any(root.iterdir()):
+            root.rmdir()
 
 
 def commit(staged: Path, root: Path, files: Iterable[str]) -> None:

@@ -427,7 +427,7 @@ class _Reader:
 
 
 _MODULE_READERS: Mapping[str, Callable[[_Reader, str], ModuleSpec | None]] = {
-    "Transformer": lambda reader, _: reader.reasons.append("a second Transformer module"),  # type: ignore[func-returns-value]
+    "Transformer": lambda reader, _: reader.reasons.append("a second Transformer module"),
     "Pooling": _Reader._pooling,
     "Dense": _Reader._dense,
     "Normalize": _Reader._normalize,

@@ -91,7 +91,8 @@ def _codes(values: npt.NDArray[Any], ranges: npt.NDArray[Any]) -> npt.NDArray[np
     # in place, and dividing rather than multiplying by a reciprocal: the bits depend on it
     np.floor(scaled, out=scaled)
     np.clip(scaled, 0, 255, out=scaled)
-    return scaled.astype(np.uint8)
+    codes: npt.NDArray[np.uint8] = scaled.astype(np.uint8)
+    return codes
 
 
 def _ranges(

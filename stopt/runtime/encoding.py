@@ -20,7 +20,7 @@ from stopt.runtime.modules import Array, Features, l2_normalize
 from stopt.runtime.pipeline import Pipeline
 from stopt.runtime.tokenizer import Ints, Text
 
-__all__ = ["EncodeOptions", "encode"]
+__all__ = ["EncodeOptions", "encode", "numpy_array"]
 
 _OUTPUTS = ("sentence_embedding", "token_embeddings")
 
@@ -130,12 +130,13 @@ def _finish(embeddings: Array | None, options: EncodeOptions) -> Any:
     if parse_precision(options.precision) is not Precision.FLOAT32:
         embeddings = quantize_embeddings(embeddings, str(options.precision))
     if options.as_numpy:
-        return _as_numpy(embeddings)
+        return numpy_array(embeddings)
     tensor = embeddings if is_torch_array(embeddings) else _torch().from_numpy(embeddings)
     return tensor if options.as_tensor else list(tensor)
 
 
-def _as_numpy(embeddings: Array) -> Any:
+def numpy_array(embeddings: Array) -> Any:
+    """Turn the engine's array into numpy's; bfloat16 becomes float32."""
     if not is_torch_array(embeddings):
         return embeddings
     if str(embeddings.dtype) == "torch.bfloat16":  # numpy has none

@@ -57,7 +57,7 @@ def _build(root: Path, spec: ModuleSpec, constant: Constant) -> Module:
         case Normalize():
             return _normalize
         case Dense():
-            shapes = {"linear.weight": (spec.out_features, spec.in_features)}
+            shapes: dict[str, tuple[int, ...]] = {"linear.weight": (spec.out_features, spec.in_features)}
             if spec.bias:
                 shapes["linear.bias"] = (spec.out_features,)
             weights = {name: constant(array) for name, array in read_weights(root, spec.path, shapes).items()}
@@ -280,7 +280,7 @@ def read_weights(
             )
         raise CorruptModel(f"{file} is missing", "fetch the model again")
     try:
-        found = dict(deserialize(file.read_bytes()))
+        found = dict(deserialize(file.read_bytes()))  # type: ignore[no-untyped-call]
     except SafetensorError as error:
         raise CorruptModel(f"{file} is not a safetensors file: {error}", "fetch the file again") from error
     weights = {}

@@ -20,7 +20,7 @@ from stopt.errors import CorruptModel, InputError
 from stopt.folder import contained
 from stopt.spec import TokenizerSpec
 
-__all__ = ["Batch", "Ints", "Text", "TextTokenizer", "Tokens"]
+__all__ = ["Batch", "Ints", "Text", "TextTokenizer", "Tokens", "lower_case"]
 
 Ints = npt.NDArray[np.int64]
 Text = str | tuple[str, str]
@@ -196,10 +196,21 @@ def _apply_overrides(tokenizer: Tokenizer, spec: TokenizerSpec) -> None:
             )
     if tokens := overrides.get("bos_eos"):
         tokenizer.post_processor = _bos_eos_template(tokenizer, *tokens)  # type: ignore[misc]
-    if spec.lower_case and not _lower_cases(tokenizer.normalizer):
-        rest = [tokenizer.normalizer] if tokenizer.normalizer is not None else []
-        if rest and isinstance(rest[0], normalizers.Sequence):
-            rest = list(rest[0])
+    if spec.lower_case:
+        lower_case(tokenizer)
+
+
+def lower_case(tokenizer: Tokenizer) -> None:
+    """Put lower-casing first in the normaliser, unless it is there already."""
+    normalizer = tokenizer.normalizer
+    rest = (
+        list(normalizer)
+        if isinstance(normalizer, normalizers.Sequence)
+        else [normalizer]
+        if normalizer
+        else []
+    )
+    if not any(isinstance(part, normalizers.Lowercase) for part in rest):
         tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *rest])
 
 
@@ -209,12 +220,6 @@ def _bos_eos_template(tokenizer: Tokenizer, bos: str | None, eos: str | None) ->
     second = f"{around[0]}$B:{{}}{around[1]}".replace("{}", "1")
     specials = [(token, tokenizer.token_to_id(token)) for token in (bos, eos) if token]
     return processors.TemplateProcessing(single=single, pair=f"{single} {second}", special_tokens=specials)
-
-
-def _lower_cases(normalizer: Any) -> bool:
-    if isinstance(normalizer, normalizers.Sequence):
-        return any(isinstance(part, normalizers.Lowercase) for part in normalizer)
-    return isinstance(normalizer, normalizers.Lowercase)
 
 
 def _state(component: Any) -> dict[str, Any]:

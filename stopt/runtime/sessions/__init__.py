@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from stopt.runtime.options import EngineOptions, OnnxOptions, OpenVinoOptions, T
 from stopt.runtime.tokenizer import Batch
 from stopt.spec import Backend, ModelSpec
 
-__all__ = ["Session", "feed", "open_session", "result_names"]
+__all__ = ["Session", "feed", "open_file", "open_session", "result_names"]
 
 
 class Session(Protocol):
@@ -69,26 +69,31 @@ def open_session(root: Path, spec: ModelSpec, options: EngineOptions, device: st
         CorruptModel: If the engine cannot read it.
         OptionError: If the provider or device is not there.
     """
+    if isinstance(options, TorchOptions):
+        require("torch", "torch")
+        require("transformers", "torch")
+        from stopt.runtime.sessions.torch import TorchSession
+
+        return TorchSession(root, spec, options, device)
+    backend = Backend.ONNX if isinstance(options, OnnxOptions) else Backend.OPENVINO
+    return open_file(locate(root, backend, options.file_name, options.subfolder), options, device)
+
+
+def open_file(file: Path, options: OnnxOptions | OpenVinoOptions, device: str | None = None) -> Session:
+    """Open a converted file, wherever it is; otherwise as :func:`open_session`."""
     match options:
         case OnnxOptions():
             require("onnxruntime", "onnx")
             from stopt.runtime.sessions.onnx import OnnxSession
 
-            return OnnxSession(
-                locate(root, Backend.ONNX, options.file_name, options.subfolder), options, device
-            )
+            return OnnxSession(file, options, device)
         case OpenVinoOptions():
             require("openvino", "openvino")
             from stopt.runtime.sessions.openvino import OpenVinoSession
 
-            file = locate(root, Backend.OPENVINO, options.file_name, options.subfolder)
             return OpenVinoSession(file, options, device)
-        case TorchOptions():
-            require("torch", "torch")
-            require("transformers", "torch")
-            from stopt.runtime.sessions.torch import TorchSession
-
-            return TorchSession(root, spec, options, device)
+        case _:
+            assert_never(options)
 
 
 def require(package: str, extra: str) -> None:
@@ -105,7 +110,7 @@ def feed(batch: Batch, inputs: Sequence[str], file: Path) -> dict[str, npt.NDArr
     Raises:
         CorruptModel: If it asks for something that is not known.
     """
-    arrays = {}
+    arrays: dict[str, npt.NDArray[Any]] = {}
     for name in inputs:
         match name:
             case "input_ids":

@@ -52,11 +52,11 @@ class TorchSession:
         model = load_transformer(
             root, spec, dtype=options.dtype or "float32", attn_implementation=options.attn_implementation
         )
-        self._model = model.to(self._device).eval()
-        self._dtype: torch.dtype = self._model.dtype
+        self.model = model.to(self._device).eval()
+        self._dtype: torch.dtype = self.model.dtype
         self.device = str(self._device)
         self.precision = str(self._dtype).removeprefix("torch.")
-        accepted = self._model.forward.__code__.co_varnames
+        accepted = self.model.forward.__code__.co_varnames
         self._inputs = {"input_ids", "attention_mask"}
         if spec.tokenizer.token_types and "token_type_ids" in accepted:
             self._inputs.add("token_type_ids")
@@ -70,7 +70,7 @@ class TorchSession:
             name: torch.from_numpy(getattr(batch, name)).to(self._device) for name in sorted(self._inputs)
         }
         with torch.inference_mode():
-            outputs = self._model(**inputs, return_dict=True)
+            outputs = self.model(**inputs, return_dict=True)
         return {"token_embeddings": outputs.last_hidden_state, "attention_mask": inputs["attention_mask"]}
 
     def constant(self, array: npt.NDArray[np.float32]) -> Array:

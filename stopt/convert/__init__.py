@@ -1,0 +1,1 @@
+"""Making files: heavy packages (torch, transformers, optimum, nncf, onnx) live here and never in the runtime."""
