@@ -25,11 +25,15 @@ __all__ = [
     "MANIFEST",
     "FileRecord",
     "Manifest",
+    "commit",
     "default_file",
+    "describe_parts",
     "engine_files",
     "is_plain",
     "locate",
+    "sha256",
     "staging",
+    "write_text",
 ]
 
 MANIFEST = "stopt.json"
@@ -160,19 +164,34 @@ class Manifest:
                 f"{path} is not a manifest of stopt: {error}", "delete it and export again"
             ) from error
 
+    def is_intact(self, root: Path) -> bool:
+        """Whether every converted file is there as it was recorded; hashes them."""
+        parts = [(root / name, part) for record in self.files.values() for name, part in record.parts.items()]
+        return all(path.is_file() and sha256(path) == part["sha256"] for path, part in parts)
+
     def with_file(self, name: str, record: FileRecord) -> Manifest:
         """Return a copy in which ``name`` is described by ``record``."""
         return Manifest(self.source, self.inputs, {**self.files, name: record})
 
     def write(self, root: Path) -> None:
         """Write it into a folder, in one step."""
-        text = (
-            json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2, ensure_ascii=False, sort_keys=True)
-            + "\n"
-        )
-        temporary = root / f".{MANIFEST}.{os.getpid()}"
+        text = json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2, ensure_ascii=False, sort_keys=True)
+        write_text(root / MANIFEST, text + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file in one step: it has its old content or the new, never a part.
+
+    Raises:
+        ArtifactError: If it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(root / MANIFEST)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ArtifactError(f"{path} cannot be written: {error.strerror}", "name another place") from error
 
 
 def sha256(path: Path) -> str:

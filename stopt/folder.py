@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from stopt.errors import CorruptModel, SourceError, UntrustedModel
 
-__all__ = ["contained", "read_json", "read_json_object"]
+__all__ = ["contained", "parse_texts", "read_json", "read_json_object", "read_texts"]
 
 # tokenizer.json of the largest multilingual vocabularies (256k entries) is about 35 MB
 MAX_JSON_BYTES = 200_000_000
@@ -89,6 +90,52 @@ def read_json_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CorruptModel(f"{path} holds a JSON {type(value).__name__}, expected an object")
     return value
+
+
+def read_texts(file: Path, column: str = "text") -> list[str]:
+    """Read texts from a file: one per line, or the member ``column`` of each line of JSONL.
+
+    Args:
+        file: The file, UTF-8; JSONL if it is called ``.jsonl`` or ``.ndjson``.
+        column: Member of the JSON objects that has the text.
+
+    Raises:
+        SourceError: If the file cannot be read, is not UTF-8, or a line has no such member; says which line.
+    """
+    try:
+        with file.open(encoding="utf-8") as lines:
+            return list(
+                parse_texts(lines, jsonl=file.suffix in (".jsonl", ".ndjson"), column=column, name=str(file))
+            )
+    except OSError as error:
+        raise SourceError(f"{file} cannot be read: {error.strerror}", "name a text file") from error
+    except UnicodeDecodeError as error:
+        raise SourceError(
+            f"{file} is not UTF-8 text: {error.reason} at byte {error.start}", "convert it: iconv -t utf-8"
+        ) from error
+
+
+def parse_texts(lines: Iterable[str], *, jsonl: bool, column: str, name: str) -> Iterator[str]:
+    """Yield the text of each line; see :func:`read_texts`."""
+    for number, line in enumerate(lines, start=1):
+        if not jsonl:
+            yield line.rstrip("\r\n")
+            continue
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise SourceError(
+                f"line {number} of {name} is not JSON: {error}", "JSONL has one object per line"
+            ) from error
+        text = record.get(column) if isinstance(record, dict) else None
+        if not isinstance(text, str):
+            members = ", ".join(record) if isinstance(record, dict) else type(record).__name__
+            raise SourceError(
+                f"line {number} of {name} has no text {column!r}; it has: {members}", "name it: --column NAME"
+            )
+        yield text
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

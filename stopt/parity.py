@@ -18,12 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from stopt.errors import ParityError
+from stopt.runtime.batching import plan_batches
 from stopt.runtime.encoding import numpy_array
 from stopt.runtime.pipeline import Pipeline
 from stopt.runtime.tokenizer import Tokens, lower_case
 
 __all__ = [
     "ParityReport",
+    "Reference",
     "Tolerance",
     "check_texts",
     "compare",
@@ -36,6 +38,7 @@ Floats = npt.NDArray[np.float32]
 
 # texts of a batch; 1 is every text alone, without padding
 BATCH_SIZES = (1, 7, 32)
+REFERENCE_BATCH = 16
 # a text past the limit is made only up to this many tokens; beyond, one text would take minutes
 LONGEST_TEXT = 2048
 
@@ -164,35 +167,50 @@ def check_texts(texts: Sequence[str], pipeline: Pipeline) -> list[str]:
     return [*texts, "a", "", past_limit[: wanted * 16]]
 
 
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What torch makes of the texts; measured once, held against any number of files.
+
+    Attributes:
+        texts: Texts, in an order that mixes lengths.
+        tokens: The same, tokenised.
+        vectors: (N, E) float64: their embeddings in torch, float32.
+    """
+
+    texts: Sequence[str]
+    tokens: Sequence[Tokens]
+    vectors: npt.NDArray[np.float64]
+
+    @classmethod
+    def measure(cls, pipeline: Pipeline, texts: Sequence[str]) -> Reference:
+        """Run texts, and the lengths that they lack (see :func:`check_texts`), through torch.
+
+        Args:
+            pipeline: The model in torch, float32.
+            texts: Texts, in any order.
+        """
+        texts = check_texts(texts, pipeline)
+        tokens = pipeline.tokenizer.tokenize(texts)
+        vectors = np.empty((len(texts), pipeline.spec.embedding_dimension))
+        for rows in plan_batches([len(row) for row in tokens], REFERENCE_BATCH):
+            vectors[rows] = _vectors(pipeline, [tokens[row] for row in rows], len(rows))
+        return cls(texts, tokens, vectors)
+
+
 def compare(
-    reference: Pipeline,
-    candidate: Pipeline,
-    texts: Sequence[str],
-    tolerance: Tolerance,
-    *,
-    precision: str,
-    name: str,
-    batch_sizes: Sequence[int] = BATCH_SIZES,
+    reference: Reference, candidate: Pipeline, tolerance: Tolerance, *, precision: str, name: str
 ) -> ParityReport:
     """Compare a file's vectors with torch's.
 
     Args:
-        reference: The model in torch, float32.
-        candidate: The same model from the file.
-        texts: Texts, in any order; they are batched in this order, so that lengths mix.
+        reference: What torch makes of the texts.
+        candidate: The model from the file.
         tolerance: What is allowed.
         precision: Precision of the candidate, for the report.
         name: The candidate's name, for the report.
-        batch_sizes: Ways to batch; the first must be 1.
     """
-    tokens = reference.tokenizer.tokenize(texts)
-    by_length = np.argsort([len(row) for row in tokens], kind="stable")
-    expected = np.empty(0)
-    for rows in np.array_split(by_length, max(1, len(texts) // 16)):
-        vectors = _vectors(reference, [tokens[row] for row in rows], len(rows))
-        expected = np.empty((len(texts), vectors.shape[1])) if not expected.size else expected
-        expected[rows] = vectors
-    found = np.stack([_vectors(candidate, tokens, size) for size in batch_sizes])
+    texts, tokens, expected = reference.texts, reference.tokens, reference.vectors
+    found = np.stack([_vectors(candidate, tokens, size) for size in BATCH_SIZES])
 
     finite = np.isfinite(found).all(axis=-1)
     cosines = np.where(finite, _cosines(found, expected), -1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import filecmp
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,7 +25,7 @@ from stopt.artifact import (
 from stopt.convert.exporters import export_graph
 from stopt.errors import ArtifactError, UnsupportedModel
 from stopt.folder import contained
-from stopt.parity import ParityReport, check_texts, compare, sample_texts, token_mismatch, tolerance_for
+from stopt.parity import ParityReport, Reference, compare, sample_texts, token_mismatch, tolerance_for
 from stopt.reading import read_spec
 from stopt.runtime.modules import load_modules
 from stopt.runtime.options import OnnxOptions, OpenVinoOptions, TorchOptions
@@ -96,12 +96,15 @@ class Exported:
     parity: ParityReport
 
 
-def export(model: str | Path, options: ExportOptions = ExportOptions()) -> list[Exported]:
+def export(
+    model: str | Path, options: ExportOptions, say: Callable[[str], None] = lambda _: None
+) -> list[Exported]:
     """Export a model to each of the backends, check each file against torch, and move it into place.
 
     Args:
         model: A model folder or a Hub id.
         options: How.
+        say: Is told in words what is being done.
 
     Returns:
         What was made, in the order of ``options.backends``.
@@ -119,9 +122,10 @@ def export(model: str | Path, options: ExportOptions = ExportOptions()) -> list[
                 f"{target / default_file(backend)} exists already",
                 "replace it with --force, or name another folder: -o FOLDER",
             )
-    reference = Pipeline.open(source.folder, spec, TorchOptions(dtype="float32"), "cpu")
-    texts = check_texts(list(options.texts or sample_texts()), reference)
-    if mismatch := token_mismatch(reference, texts):
+    say(f"running {source.name} in torch")
+    pipeline = Pipeline.open(source.folder, spec, TorchOptions(dtype="float32"), "cpu")
+    reference = Reference.measure(pipeline, list(options.texts or sample_texts()))
+    if mismatch := token_mismatch(pipeline, reference.texts):
         raise UnsupportedModel(source.name, [f"stopt and transformers tokenise differently: {mismatch}"])
     with staging(target) as staged:
         sidecars = (
@@ -133,7 +137,10 @@ def export(model: str | Path, options: ExportOptions = ExportOptions()) -> list[
             {"name": Path(source.name).name, "revision": source.revision}
         )
         manifest = replace(manifest, inputs=_hash_inputs(source.folder))
-        made = [_export_one(reference, staged, backend, texts, options) for backend in options.backends]
+        made = []
+        for number, backend in enumerate(options.backends, start=1):
+            say(f"[{number}/{len(options.backends)}] exporting to {backend.value}, then checking the file")
+            made.append(_export_one(pipeline, reference, staged, backend, options))
         for exported, record in made:
             manifest = manifest.with_file(exported.file, record)
         commit(staged, target, [*sidecars, *(part for _, record in made for part in record.parts)])
@@ -142,20 +149,20 @@ def export(model: str | Path, options: ExportOptions = ExportOptions()) -> list[
 
 
 def _export_one(
-    reference: Pipeline, staged: Path, backend: Backend, texts: Sequence[str], options: ExportOptions
+    pipeline: Pipeline, reference: Reference, staged: Path, backend: Backend, options: ExportOptions
 ) -> tuple[Exported, FileRecord]:
     """Export for one backend into the staging folder and check the file there."""
     started = perf_counter()
     name = default_file(backend)
     file = staged / name
-    assert isinstance(reference.session, TorchSession)
-    export_graph(reference.session.model, backend, file)
+    assert isinstance(pipeline.session, TorchSession)
+    export_graph(pipeline.session.model, backend, file)
     engine = OnnxOptions() if backend is Backend.ONNX else OpenVinoOptions(dtype="float32")
     session = open_file(file, engine, "cpu")
-    modules = load_modules(reference.root, reference.spec, session.constant)
-    candidate = replace(reference, session=session, modules=modules)
+    modules = load_modules(pipeline.root, pipeline.spec, session.constant)
+    candidate = replace(pipeline, session=session, modules=modules)
     tolerance = tolerance_for("float32", min_cosine=options.min_cosine, max_abs=options.max_abs)
-    report = compare(reference, candidate, texts, tolerance, precision="float32", name=name)
+    report = compare(reference, candidate, tolerance, precision="float32", name=name)
     report.raise_if_failed()
     parts = describe_parts(
         staged, [path.relative_to(staged).as_posix() for path in sorted(file.parent.iterdir())]

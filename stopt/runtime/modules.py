@@ -194,41 +194,7 @@ def _clamped_sum(weights: Array, dtype: Any) -> Array:
 
 def activate(x: Array, activation: Activation) -> Array:
     """Apply an activation function of ``torch.nn`` with its default arguments."""
-    xp = array_namespace(x)
-    match activation:
-        case Activation.IDENTITY:
-            return x
-        case Activation.TANH:
-            return xp.tanh(x)
-        case Activation.RELU:
-            return xp.clip(x, min=0)
-        case Activation.RELU6:
-            return xp.clip(x, min=0, max=6)
-        case Activation.HARDTANH:
-            return xp.clip(x, min=-1, max=1)
-        case Activation.GELU:
-            return 0.5 * x * (1 + _erf(x / math.sqrt(2)))
-        case Activation.SIGMOID:
-            return _sigmoid(x)
-        case Activation.LOG_SIGMOID:
-            return -_softplus(-x)
-        case Activation.SILU:
-            return x * _sigmoid(x)
-        case Activation.SOFTPLUS:
-            return _softplus(x)
-        case Activation.MISH:
-            return x * xp.tanh(_softplus(x))
-        case Activation.SOFTSIGN:
-            return x / (1 + xp.abs(x))
-        case Activation.LEAKY_RELU:
-            return xp.where(x >= 0, x, 0.01 * x)
-        case Activation.ELU:
-            return xp.where(x > 0, x, xp.expm1(xp.clip(x, max=0)))
-        case Activation.SELU:
-            alpha, scale = 1.6732632423543772, 1.0507009873554805  # Klambauer et al. 2017, arXiv:1706.02515
-            return scale * xp.where(x > 0, x, alpha * xp.expm1(xp.clip(x, max=0)))
-        case _:
-            assert_never(activation)
+    return _ACTIVATIONS[activation](array_namespace(x), x)
 
 
 def _sigmoid(x: Array) -> Array:
@@ -248,6 +214,29 @@ def _erf(x: Array) -> Array:
         return np.vectorize(math.erf, otypes=[x.dtype])(x)
     return x.erf()
 
+
+def _selu(xp: Any, x: Array) -> Array:
+    alpha, scale = 1.6732632423543772, 1.0507009873554805  # Klambauer et al. 2017, arXiv:1706.02515
+    return scale * xp.where(x > 0, x, alpha * xp.expm1(xp.clip(x, max=0)))
+
+
+_ACTIVATIONS: Mapping[Activation, Callable[[Any, Array], Array]] = {
+    Activation.IDENTITY: lambda _, x: x,
+    Activation.TANH: lambda xp, x: xp.tanh(x),
+    Activation.RELU: lambda xp, x: xp.clip(x, min=0),
+    Activation.RELU6: lambda xp, x: xp.clip(x, min=0, max=6),
+    Activation.HARDTANH: lambda xp, x: xp.clip(x, min=-1, max=1),
+    Activation.GELU: lambda _, x: 0.5 * x * (1 + _erf(x / math.sqrt(2))),
+    Activation.SIGMOID: lambda _, x: _sigmoid(x),
+    Activation.LOG_SIGMOID: lambda _, x: -_softplus(-x),
+    Activation.SILU: lambda _, x: x * _sigmoid(x),
+    Activation.SOFTPLUS: lambda _, x: _softplus(x),
+    Activation.MISH: lambda xp, x: x * xp.tanh(_softplus(x)),
+    Activation.SOFTSIGN: lambda xp, x: x / (1 + xp.abs(x)),
+    Activation.LEAKY_RELU: lambda xp, x: xp.where(x >= 0, x, 0.01 * x),
+    Activation.ELU: lambda xp, x: xp.where(x > 0, x, xp.expm1(xp.clip(x, max=0))),
+    Activation.SELU: _selu,
+}
 
 _DTYPES: Mapping[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 

@@ -132,20 +132,28 @@ def parse_model_kwargs(backend: Backend, given: Mapping[str, Any] | None) -> Eng
             "an ONNX file has its precision built in; dtype cannot change it",
             "name a file of that precision: model_kwargs={'file_name': 'onnx/model_O4.onnx'}",
         )
-    if "export" in values and not isinstance(values["export"], bool | None):
+    _check_types(values)
+    if isinstance(values.get("ov_config"), str | Path):
+        values["ov_config"] = _config_file(Path(values["ov_config"]))
+    values["subfolder"] = values.get("subfolder") or ""
+    options: EngineOptions = _CLASSES[backend](**values)
+    return options
+
+
+def _check_types(values: Mapping[str, Any]) -> None:
+    if not isinstance(values.get("export"), bool | None):
         raise OptionError(f"export is {values['export']!r}, expected True, False or None")
     for key in ("file_name", "subfolder", "provider", "device"):
         if not isinstance(values.get(key), str | None):
             raise OptionError(f"{key} is {values[key]!r}, expected text")
-    if isinstance(config := values.get("ov_config"), str | Path):
-        if not Path(config).is_file():
-            raise OptionError(
-                f"ov_config names {config}, which is not a file", "pass a dict, or the path of a JSON file"
-            )
-        values["ov_config"] = read_json_object(Path(config))
-    values["subfolder"] = values.get("subfolder") or ""
-    options: EngineOptions = _CLASSES[backend](**values)
-    return options
+
+
+def _config_file(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        raise OptionError(
+            f"ov_config names {path}, which is not a file", "pass a dict, or the path of a JSON file"
+        )
+    return read_json_object(path)
 
 
 def _where(key: str, known: list[str]) -> str:

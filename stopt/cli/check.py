@@ -1,0 +1,74 @@
+"""``stopt check``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from stopt.cli import options
+from stopt.cli.output import Output, table
+
+__all__ = ["check"]
+
+
+@click.command()
+@options.working_model
+@options.file_name
+@click.option("--dtype", help="Run OpenVINO in this precision: float32, bfloat16 or float16.")
+@options.thresholds
+@options.texts
+@click.option(
+    "--junit", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write a JUnit report."
+)
+@options.output_options
+def check(
+    model: str,
+    file_name: str | None,
+    dtype: str | None,
+    min_cosine: float | None,
+    max_abs: float | None,
+    texts: Path | None,
+    junit: Path | None,
+    out: Output,
+) -> None:
+    """Compare MODEL's files with torch on real text.
+
+    Every file of the folder, or the one named, is run over texts of many languages and lengths, alone and in padded
+    batches, and compared with the original weights in torch. Ends with exit code 3 if a file is further off than its
+    precision explains. Needs the extra: pip install 'stopt[torch]'
+
+    \b
+    Example:
+      stopt check ./my-model
+      stopt check ./my-model --file-name onnx/model_O3.onnx --min-cosine 0.9999 --junit parity.xml
+    """
+    from stopt.check import CheckOptions
+    from stopt.check import check as run
+    from stopt.cli.junit import write_junit
+
+    chosen = CheckOptions(file_name, dtype, options.load_texts(texts), min_cosine, max_abs)
+    reports = run(model, chosen, out.step)
+    rows = [
+        [
+            report.candidate,
+            report.precision,
+            f"{report.min_cosine:.6f}",
+            f"{report.mean_cosine:.6f}",
+            f"{report.max_abs:.1e}",
+            f"{report.batch_cosine:.6f}",
+            "ok" if report.passed else "FAILED",
+        ]
+        for report in reports
+    ]
+    header = ["file", "precision", "cosine min", "mean", "max error", "alone/batch", "verdict"]
+    lines = [table(rows, header)]
+    lines += [
+        f"{report.candidate}: worst text {report.worst_text!r}" for report in reports if not report.passed
+    ]
+    if junit is not None:
+        write_junit(junit, reports)
+    failed = [report for report in reports if not report.passed]
+    out.result("\n".join(lines), [report.as_dict() for report in reports], "failed" if failed else "ok")
+    if failed:
+        failed[0].raise_if_failed()
