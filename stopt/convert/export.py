@@ -156,7 +156,7 @@ def _export_one(
     name = default_file(backend)
     file = staged / name
     assert isinstance(pipeline.session, TorchSession)
-    export_graph(pipeline.session.model, backend, file)
+    export_graph(pipeline.session.model, backend, file, token_types=pipeline.spec.tokenizer.token_types)
     engine = OnnxOptions() if backend is Backend.ONNX else OpenVinoOptions(dtype="float32")
     session = open_file(file, engine, "cpu")
     modules = load_modules(pipeline.root, pipeline.spec, session.constant)

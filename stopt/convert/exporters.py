@@ -1,7 +1,10 @@
 """The transformer of a model as an ONNX or OpenVINO graph, through optimum.
 
-Exported is the transformer alone, from ``input_ids``, ``attention_mask`` (and ``token_type_ids``, ``position_ids``
-where the architecture has them) to ``last_hidden_state``, as sentence-transformers expects of such files.
+Exported is the transformer alone, from ``input_ids``, ``attention_mask`` and, where the architecture has them,
+``token_type_ids``, to ``last_hidden_state``, as sentence-transformers expects of such files. optimum's own
+configurations supply the patches that an architecture needs to be traced; inputs and outputs are set here, because an
+encoder needs no decoder's inputs (T5), and positions that follow from the mask (Gemma, Qwen) are better computed in the
+graph than fed.
 """
 
 from __future__ import annotations
@@ -9,11 +12,12 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from stopt.errors import ConversionError, UnsupportedModel
+from stopt.errors import ConversionError
 from stopt.runtime.sessions.torch import quiet
 from stopt.spec import Backend
 
@@ -22,7 +26,7 @@ __all__ = ["export_graph"]
 _TASK = "feature-extraction"
 
 
-def export_graph(model: Any, backend: Backend, file: Path) -> None:
+def export_graph(model: Any, backend: Backend, file: Path, *, token_types: bool) -> None:
     """Write the graph of a transformer.
 
     Args:
@@ -30,59 +34,74 @@ def export_graph(model: Any, backend: Backend, file: Path) -> None:
             returns it.
         backend: ONNX or OpenVINO.
         file: Where to; its data files (.onnx_data, .bin) go beside it.
+        token_types: Whether the model's tokenizer has token types to feed.
 
     Raises:
-        UnsupportedModel: If optimum has no configuration for the architecture.
-        ConversionError: If the exporter fails.
+        ConversionError: If the exporter fails, for an architecture that it cannot trace above all.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         with _silent():
-            _EXPORTERS[backend](model, file)
-    except (UnsupportedModel, OSError):
+            _EXPORTERS[backend](model, file, token_types)
+    except OSError:
         raise
     except Exception as error:  # exporters raise whatever their tracer met
         raise ConversionError(
-            f"the exporter for {backend.value} failed: {type(error).__name__}: {error}",
-            "try the other backend, or report the architecture to stopt",
+            f"{model.config.model_type!r} cannot be exported to {backend.value}: {type(error).__name__}: {error}",
+            "try the other backend",
         ) from error
 
 
-def _config(model: Any, exporter: str) -> Any:
-    """Optimum's export configuration for the model's architecture."""
-    from optimum.exporters.tasks import TasksManager
-
-    model_type = model.config.model_type.replace("_", "-")
-    try:
-        constructor = TasksManager.get_exporter_config_constructor(
-            exporter, model_type=model_type, task=_TASK, library_name="transformers"
-        )
-    except (KeyError, ValueError) as error:
-        raise UnsupportedModel(
-            f"exporting {model.config.model_type!r} to {exporter}",
-            ["optimum has no export configuration for it"],
-        ) from error
-    return constructor(model.config, task=_TASK)
-
-
-def _export_onnx(model: Any, file: Path) -> None:
+def _export_onnx(model: Any, file: Path, token_types: bool) -> None:
     import optimum.exporters.onnx.model_configs  # noqa: F401  (registers the architectures)
     from optimum.exporters.onnx.convert import export
 
-    export(model, _config(model, "onnx"), file)
+    export(model, _encoder_config(model, "onnx", token_types), file)
 
 
-def _export_openvino(model: Any, file: Path) -> None:
+def _export_openvino(model: Any, file: Path, token_types: bool) -> None:
     import optimum.exporters.openvino.model_configs  # noqa: F401  (registers the architectures)
     from optimum.exporters.openvino.convert import export
 
-    export(model, _config(model, "openvino"), file, stateful=False, library_name="transformers")
+    config = _encoder_config(model, "openvino", token_types)
+    export(model, config, file, stateful=False, library_name="transformers")
 
 
-_EXPORTERS: Mapping[Backend, Callable[[Any, Path], None]] = {
+_EXPORTERS: Mapping[Backend, Callable[[Any, Path, bool], None]] = {
     Backend.ONNX: _export_onnx,
     Backend.OPENVINO: _export_openvino,
 }
+
+
+def _encoder_config(model: Any, exporter: str, token_types: bool) -> Any:
+    """Optimum's configuration for the architecture, or its generic one, with an encoder's inputs and output."""
+    from optimum.exporters.onnx.config import TextEncoderOnnxConfig
+    from optimum.exporters.tasks import TasksManager
+    from optimum.utils import NormalizedTextConfig
+
+    base = TextEncoderOnnxConfig
+    # optimum knows T5 and its kin with their decoders only
+    if not type(model).__name__.endswith("EncoderModel"):
+        with suppress(
+            KeyError, ValueError
+        ):  # it does not know the architecture: whether it traces, the check shows
+            base = TasksManager.get_exporter_config_constructor(
+                exporter, model_type=model.config.model_type, task=_TASK, library_name="transformers"
+            ).func
+    names = ["input_ids", "attention_mask"]
+    if token_types and "token_type_ids" in signature(model.forward).parameters and _has_token_types(model):
+        names.append("token_type_ids")
+    axes = {0: "batch_size", 1: "sequence_length"}
+    members = {
+        "NORMALIZED_CONFIG_CLASS": getattr(base, "NORMALIZED_CONFIG_CLASS", None) or NormalizedTextConfig,
+        "inputs": property(lambda _: {name: dict(axes) for name in names}),
+        "outputs": property(lambda _: {"last_hidden_state": dict(axes)}),
+    }
+    return type("EncoderConfig", (base,), members)(model.config, task=_TASK)
+
+
+def _has_token_types(model: Any) -> bool:
+    return bool(getattr(model.config, "type_vocab_size", 1))
 
 
 @contextmanager
