@@ -107,6 +107,11 @@ def _ranges(
             )
         return given
     source = values if calibration is None else _floats(calibration)
+    if len(source) == 0 or source.shape[1] != values.shape[1]:
+        raise InputError(
+            f"ranges cannot be taken from embeddings of shape {source.shape}, expected (M, {values.shape[1]})",
+            "calibrate with embeddings of the same model",
+        )
     if calibration is None and len(values) < FEW:
         warnings.warn(
             f"{precision.value} ranges come from only {len(values)} embedding(s), and codes of separate calls cannot "

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any, assert_never
 
 import numpy as np
-from array_api_compat import array_namespace, is_torch_array
 
 from stopt.errors import InputError
-from stopt.runtime.modules import Array, l2_normalize
+from stopt.runtime.arrays import Array, is_tensor, namespace
+from stopt.runtime.modules import l2_normalize
 from stopt.spec import Similarity
 
 __all__ = ["pairwise_similarity", "similarity"]
@@ -57,7 +57,7 @@ def pairwise_similarity(a: Any, b: Any, function: Similarity) -> Array:
         raise InputError(
             f"{len(a)} embeddings cannot be paired with {len(b)}", "use similarity() for all combinations"
         )
-    xp = array_namespace(a, b)
+    xp = namespace(a, b)
     match function:
         case Similarity.COSINE:
             return xp.sum(l2_normalize(a) * l2_normalize(b), axis=-1)
@@ -73,25 +73,25 @@ def pairwise_similarity(a: Any, b: Any, function: Similarity) -> Array:
 
 def _by_row(a: Array, b: Array, compare: Callable[[Array, Array], Array]) -> Array:
     """(N, M), one row of ``a`` at a time: exact differences without an (N, M, E) array."""
-    xp = array_namespace(a, b)
+    xp = namespace(a, b)
     rows = [compare(a[i : i + 1, :], b) for i in range(a.shape[0])]
     return xp.stack(rows) if rows else a @ b.T
 
 
 def _euclidean(a: Array, b: Array) -> Array:
-    xp = array_namespace(a, b)
+    xp = namespace(a, b)
     difference = a - b
     return -xp.sqrt(xp.sum(difference * difference, axis=-1))
 
 
 def _manhattan(a: Array, b: Array) -> Array:
-    xp = array_namespace(a, b)
+    xp = namespace(a, b)
     return -xp.sum(xp.abs(a - b), axis=-1)
 
 
 def _matrices(a: Any, b: Any) -> tuple[Array, Array]:
     a, b = _matrix(a), _matrix(b)
-    if is_torch_array(a) != is_torch_array(b):
+    if is_tensor(a) != is_tensor(b):
         import torch
 
         a, b = torch.as_tensor(a), torch.as_tensor(b)
@@ -105,7 +105,7 @@ def _matrices(a: Any, b: Any) -> tuple[Array, Array]:
 
 def _matrix(values: Any) -> Array:
     if isinstance(values, list | tuple):
-        if values and is_torch_array(values[0]):
+        if values and is_tensor(values[0]):
             import torch
 
             values = torch.stack(list(values))

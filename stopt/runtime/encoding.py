@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from array_api_compat import is_torch_array
 
 from stopt.embeddings.quantization import Precision, parse_precision, quantize_embeddings
 from stopt.errors import MissingExtra, OptionError, suggest
+from stopt.runtime.arrays import Array, is_tensor
 from stopt.runtime.inputs import read_inputs
-from stopt.runtime.modules import Array, Features, l2_normalize
+from stopt.runtime.modules import Features, l2_normalize
 from stopt.runtime.pipeline import Pipeline
 from stopt.runtime.tokenizer import Ints, Text
 
@@ -75,7 +75,7 @@ def _embeddings(pipeline: Pipeline, texts: list[Text], options: EncodeOptions) -
             values = l2_normalize(values)
         if embeddings is None:
             shape = (len(texts), values.shape[1])
-            embeddings = values.new_empty(shape) if is_torch_array(values) else np.empty(shape, values.dtype)
+            embeddings = values.new_empty(shape) if is_tensor(values) else np.empty(shape, values.dtype)
         embeddings[rows] = values
     return embeddings
 
@@ -103,7 +103,7 @@ def _per_text(pipeline: Pipeline, texts: list[Text], options: EncodeOptions) -> 
 def _length(mask: Array) -> int:
     """Tokens of a row without the padding at its end; padding at its start stays."""
     real = mask.nonzero()
-    real = real if is_torch_array(mask) else real[0]
+    real = real if is_tensor(mask) else real[0]
     return int(real[-1]) + 1 if len(real) else 1
 
 
@@ -131,13 +131,13 @@ def _finish(embeddings: Array | None, options: EncodeOptions) -> Any:
         embeddings = quantize_embeddings(embeddings, str(options.precision))
     if options.as_numpy:
         return numpy_array(embeddings)
-    tensor = embeddings if is_torch_array(embeddings) else _torch().from_numpy(embeddings)
+    tensor = embeddings if is_tensor(embeddings) else _torch().from_numpy(embeddings)
     return tensor if options.as_tensor else list(tensor)
 
 
 def numpy_array(embeddings: Array) -> Any:
     """Turn the engine's array into numpy's; bfloat16 becomes float32."""
-    if not is_torch_array(embeddings):
+    if not is_tensor(embeddings):
         return embeddings
     if str(embeddings.dtype) == "torch.bfloat16":  # numpy has none
         embeddings = embeddings.float()

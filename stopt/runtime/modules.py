@@ -16,15 +16,14 @@ from typing import Any, assert_never
 
 import numpy as np
 import numpy.typing as npt
-from array_api_compat import array_namespace
 
 from stopt.errors import CorruptModel, UnsupportedModel
 from stopt.folder import contained
+from stopt.runtime.arrays import Array, namespace
 from stopt.spec import Activation, Dense, LayerNorm, ModelSpec, ModuleSpec, Normalize, Pooling, PoolingMode
 
-__all__ = ["Array", "Features", "Module", "l2_normalize", "load_modules", "pool", "read_weights"]
+__all__ = ["Features", "Module", "l2_normalize", "load_modules", "pool", "read_weights"]
 
-Array = Any  # numpy.ndarray or torch.Tensor
 Features = dict[str, Any]
 Module = Callable[[Features], Features]
 Constant = Callable[[npt.NDArray[np.float32]], Array]
@@ -78,7 +77,7 @@ class _Pool:
         embeddings, mask = features["token_embeddings"], features["attention_mask"]
         if not self.spec.include_prompt:
             mask = without_prompt(mask, features["prompt_length"])
-        xp = array_namespace(embeddings)
+        xp = namespace(embeddings)
         pooled = [pool(embeddings, mask, mode) for mode in self.spec.modes]
         return {
             **features,
@@ -106,7 +105,7 @@ class _LayerNorm:
 
     def __call__(self, features: Features) -> Features:
         values = features["sentence_embedding"]
-        xp = array_namespace(values)
+        xp = namespace(values)
         centred = values - xp.mean(values, axis=-1, keepdims=True)
         variance = xp.mean(centred * centred, axis=-1, keepdims=True)
         normal = centred / xp.sqrt(variance + LAYER_NORM_EPSILON)
@@ -119,7 +118,7 @@ def _normalize(features: Features) -> Features:
 
 def l2_normalize(values: Array) -> Array:
     """Scale the vectors on the last axis to unit length; a zero vector stays zero."""
-    xp = array_namespace(values)
+    xp = namespace(values)
     norm = xp.sqrt(xp.sum(values * values, axis=-1, keepdims=True))
     return values / xp.clip(norm, min=NORM_EPSILON)
 
@@ -133,7 +132,7 @@ def without_prompt(mask: Array, prompt_length: int) -> Array:
     """
     if not prompt_length:
         return mask
-    xp = array_namespace(mask)
+    xp = namespace(mask)
     columns = xp.arange(mask.shape[1], device=mask.device)
     first = xp.argmax(mask, axis=1, keepdims=True)
     return mask * xp.astype(columns[None, :] >= first + prompt_length, mask.dtype)
@@ -152,7 +151,7 @@ def pool(token_embeddings: Array, mask: Array, mode: PoolingMode) -> Array:
         (B, D). A text without a real token gives zeros, except ``max``: -inf, and ``cls``: its first token, as in
         sentence-transformers.
     """
-    xp = array_namespace(token_embeddings)
+    xp = namespace(token_embeddings)
     dtype = token_embeddings.dtype
     match mode:
         case PoolingMode.CLS:
@@ -176,35 +175,35 @@ def pool(token_embeddings: Array, mask: Array, mode: PoolingMode) -> Array:
 
 def _at(token_embeddings: Array, columns: Array) -> Array:
     """(B, D): of each text the token in its column (B,)."""
-    xp = array_namespace(token_embeddings)
+    xp = namespace(token_embeddings)
     return token_embeddings[xp.arange(columns.shape[0], device=columns.device), columns]
 
 
 def _weighted_sum(token_embeddings: Array, weights: Array) -> Array:
     """(B, D): a matrix product, so that no second (B, T, D) array comes to be."""
-    xp = array_namespace(token_embeddings)
+    xp = namespace(token_embeddings)
     return (xp.astype(weights, token_embeddings.dtype)[:, None, :] @ token_embeddings)[:, 0, :]
 
 
 def _clamped_sum(weights: Array, dtype: Any) -> Array:
     """(B, 1): the sum of weights, never zero."""
-    xp = array_namespace(weights)
+    xp = namespace(weights)
     return xp.clip(xp.astype(xp.sum(weights, axis=1, keepdims=True), dtype), min=MEAN_EPSILON)
 
 
 def activate(x: Array, activation: Activation) -> Array:
     """Apply an activation function of ``torch.nn`` with its default arguments."""
-    return _ACTIVATIONS[activation](array_namespace(x), x)
+    return _ACTIVATIONS[activation](namespace(x), x)
 
 
 def _sigmoid(x: Array) -> Array:
-    xp = array_namespace(x)
+    xp = namespace(x)
     small = xp.exp(-xp.abs(x))  # never overflows
     return xp.where(x >= 0, 1 / (1 + small), small / (1 + small))
 
 
 def _softplus(x: Array) -> Array:
-    xp = array_namespace(x)
+    xp = namespace(x)
     return xp.clip(x, min=0) + xp.log1p(xp.exp(-xp.abs(x)))
 
 

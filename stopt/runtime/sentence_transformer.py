@@ -10,9 +10,9 @@ from typing import Any
 
 from stopt.embeddings.similarity import pairwise_similarity, similarity
 from stopt.errors import OptionError, StoptWarning, suggest
+from stopt.runtime.arrays import Array
 from stopt.runtime.encoding import EncodeOptions, encode
 from stopt.runtime.loading import LoadRequest, check_length, open_pipeline
-from stopt.runtime.modules import Array
 from stopt.runtime.pipeline import Pipeline
 from stopt.spec import Similarity, merge_prompts
 

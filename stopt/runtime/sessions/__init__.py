@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from stopt.artifact import locate
 from stopt.errors import CorruptModel, MissingExtra, OptionError
-from stopt.runtime.modules import Array, Features
+from stopt.runtime.arrays import Array
+from stopt.runtime.modules import Features
 from stopt.runtime.options import EngineOptions, OnnxOptions, OpenVinoOptions, TorchOptions
 from stopt.runtime.tokenizer import Batch
 from stopt.spec import Backend, ModelSpec

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from stopt.errors import CorruptModel, OptionError, suggest
-from stopt.runtime.modules import Array, Features
+from stopt.runtime.arrays import Array
+from stopt.runtime.modules import Features
 from stopt.runtime.options import OnnxOptions
 from stopt.runtime.sessions import feed, result_names
 from stopt.runtime.tokenizer import Batch

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import openvino as ov
 
 from stopt.errors import CorruptModel, OptionError
-from stopt.runtime.modules import Array, Features
+from stopt.runtime.arrays import Array
+from stopt.runtime.modules import Features
 from stopt.runtime.options import OpenVinoOptions
 from stopt.runtime.sessions import feed, result_names
 from stopt.runtime.tokenizer import Batch

@@ -16,7 +16,8 @@ import transformers
 
 from stopt.errors import CorruptModel, OptionError, SourceError, UnsupportedModel
 from stopt.folder import contained
-from stopt.runtime.modules import Array, Features
+from stopt.runtime.arrays import Array
+from stopt.runtime.modules import Features
 from stopt.runtime.options import TorchOptions
 from stopt.runtime.tokenizer import Batch
 from stopt.spec import Backend, ModelSpec
