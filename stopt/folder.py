@@ -20,19 +20,21 @@ __all__ = ["contained", "parse_texts", "read_json", "read_json_object", "read_te
 MAX_JSON_BYTES = 200_000_000
 
 
-def contained(root: Path, relative: str) -> Path:
-    """Return ``root / relative`` after making sure that it cannot leave ``root``.
+def contained(root: Path, *parts: str) -> Path:
+    """Return ``root`` joined with ``parts`` after making sure that it cannot leave ``root``.
 
     A snapshot in the Hugging Face cache is a folder of links into a ``blobs`` folder beside it; such links are
     followed, any other link that leaves the folder is not.
 
     Args:
         root: The model folder.
-        relative: A path that the model's own files name, with ``/`` between its parts; ``""`` is the root itself.
+        parts: A path that the model's own files name, with ``/`` between folders, in one or several pieces; empty
+            ones are left out, so that ``""`` is the root itself.
 
     Raises:
         UntrustedModel: If the path is absolute, has ``..`` in it, or is a link to somewhere else.
     """
+    relative = "/".join(part for part in parts if part)
     posix, windows = PurePosixPath(relative), PureWindowsPath(relative)
     if posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts or "\0" in relative:
         raise UntrustedModel(

@@ -11,8 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
+from typing import ClassVar
 
 __all__ = [
+    "SENTENCE",
+    "TOKENS",
     "Activation",
     "Backend",
     "Dense",
@@ -28,6 +31,11 @@ __all__ = [
     "TransformerSpec",
     "merge_prompts",
 ]
+
+
+# features that modules read and write, under sentence-transformers' names
+TOKENS = "token_embeddings"
+SENTENCE = "sentence_embedding"
 
 
 class Backend(StrEnum):
@@ -142,8 +150,12 @@ class Pooling:
     modes: tuple[PoolingMode, ...]
     include_prompt: bool = True
 
+    source: ClassVar[str] = TOKENS
+    target: ClassVar[str] = SENTENCE
+    wanted_width: ClassVar[int | None] = None
+
     def width(self, width: int) -> int:
-        """Width of the result, given the width of a token embedding."""
+        """Width of what it writes, given the width of what it reads."""
         return width * len(self.modes)
 
 
@@ -162,20 +174,29 @@ class Dense:
     out_features: int
     bias: bool = True
     activation: Activation = Activation.TANH
-    source: str = "sentence_embedding"
-    target: str = "sentence_embedding"
+    source: str = SENTENCE
+    target: str = SENTENCE
 
-    def width(self, width: int) -> int:
-        """Width of the result."""
-        return self.out_features if self.target == "sentence_embedding" else width
+    @property
+    def wanted_width(self) -> int:
+        """Width that it must be given."""
+        return self.in_features
+
+    def width(self, _: int) -> int:
+        """Width of what it writes."""
+        return self.out_features
 
 
 @dataclass(frozen=True, slots=True)
 class Normalize:
     """Unit length in the L2 norm."""
 
+    source: ClassVar[str] = SENTENCE
+    target: ClassVar[str] = SENTENCE
+    wanted_width: ClassVar[int | None] = None
+
     def width(self, width: int) -> int:
-        """Width of the result."""
+        """Width of what it writes, given the width of what it reads."""
         return width
 
 
@@ -186,8 +207,16 @@ class LayerNorm:
     path: str
     dimension: int
 
+    source: ClassVar[str] = SENTENCE
+    target: ClassVar[str] = SENTENCE
+
+    @property
+    def wanted_width(self) -> int:
+        """Width that it must be given."""
+        return self.dimension
+
     def width(self, width: int) -> int:
-        """Width of the result."""
+        """Width of what it writes, given the width of what it reads."""
         return width
 
 
@@ -221,10 +250,10 @@ class ModelSpec:
     @property
     def embedding_dimension(self) -> int:
         """Width of a vector before ``truncate_dim``."""
-        width = self.transformer.hidden_size
+        widths = {TOKENS: self.transformer.hidden_size}
         for module in self.modules:
-            width = module.width(width)
-        return width
+            widths[module.target] = module.width(widths[module.source])
+        return widths[SENTENCE]
 
 
 def merge_prompts(

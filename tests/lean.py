@@ -1,7 +1,7 @@
 """Serving where torch is not installed: run by .ci/run in environments with only the onnx and openvino extras.
 
-    python tests/lean.py write MODEL EXPECTED.npy      with torch: what the vectors should be
-    python tests/lean.py compare MODEL EXPECTED.npy    without: encode with every engine and compare
+python tests/lean.py write MODEL EXPECTED.npy      with torch: what the vectors should be
+python tests/lean.py compare MODEL EXPECTED.npy    without: encode with every engine and compare
 """
 
 import sys
@@ -11,7 +11,13 @@ import numpy as np
 
 from stopt import SentenceTransformer
 
-TEXTS = ["Serving needs no torch.", "", "Ein zweiter, längerer Satz mit Umlauten: äöü.", "日本語の文", "word " * 400]
+TEXTS = [
+    "Serving needs no torch.",
+    "",
+    "Ein zweiter, längerer Satz mit Umlauten: äöü.",
+    "日本語の文",
+    "word " * 400,
+]
 # OpenVINO is asked for float32, so only the order of additions differs
 TOLERANCE = 1e-5
 

@@ -106,9 +106,10 @@ class _LayerNorm:
     def __call__(self, features: Features) -> Features:
         values = features["sentence_embedding"]
         xp = namespace(values)
-        centred = values - xp.mean(values, axis=-1, keepdims=True)
+        wide = _at_least_float32(values)
+        centred = wide - xp.mean(wide, axis=-1, keepdims=True)
         variance = xp.mean(centred * centred, axis=-1, keepdims=True)
-        normal = centred / xp.sqrt(variance + LAYER_NORM_EPSILON)
+        normal = xp.astype(centred / xp.sqrt(variance + LAYER_NORM_EPSILON), values.dtype)
         return {**features, "sentence_embedding": normal * self.weight + self.bias}
 
 
@@ -119,8 +120,15 @@ def _normalize(features: Features) -> Features:
 def l2_normalize(values: Array) -> Array:
     """Scale the vectors on the last axis to unit length; a zero vector stays zero."""
     xp = namespace(values)
-    norm = xp.sqrt(xp.sum(values * values, axis=-1, keepdims=True))
-    return values / xp.clip(norm, min=NORM_EPSILON)
+    wide = _at_least_float32(values)
+    norm = xp.sqrt(xp.sum(wide * wide, axis=-1, keepdims=True))
+    return xp.astype(wide / xp.clip(norm, min=NORM_EPSILON), values.dtype)
+
+
+def _at_least_float32(values: Array) -> Array:
+    """Half precision as float32, as torch's kernels do inside: squares soon leave the range of float16."""
+    xp = namespace(values)
+    return xp.astype(values, xp.float32) if values.dtype.itemsize < 4 else values
 
 
 def without_prompt(mask: Array, prompt_length: int) -> Array:
@@ -256,7 +264,7 @@ def read_weights(
     """
     from safetensors import SafetensorError, deserialize
 
-    file = contained(root, f"{path}/model.safetensors")
+    file = contained(root, path, "model.safetensors")
     if not file.is_file():
         if file.with_name("pytorch_model.bin").is_file():
             raise UnsupportedModel(

@@ -77,7 +77,7 @@ class TextTokenizer:
 
     def __init__(self, root: Path, spec: TokenizerSpec) -> None:
         self.spec = spec
-        self.file = contained(root, f"{spec.path}/tokenizer.json" if spec.path else "tokenizer.json")
+        self.file = contained(root, spec.path, "tokenizer.json")
         try:
             tokenizer = Tokenizer.from_file(str(self.file))
         except Exception as error:  # the library raises bare Exception

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from stopt.errors import CorruptModel, UnsupportedModel
-from stopt.folder import contained, read_json_object
+from stopt.reading.files import Reading
 from stopt.spec import TokenizerSpec
 
-__all__ = ["read_tokenizer_spec"]
+__all__ = ["read_tokenizer"]
 
 # transformers writes int(1e30) for "no limit"
 NO_LIMIT = 10**9
@@ -112,8 +112,8 @@ _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_
 _SIDES = ("left", "right")
 
 
-def read_tokenizer_spec(
-    root: Path,
+def read_tokenizer(
+    reading: Reading,
     path: str,
     model_type: str,
     arguments: Mapping[str, Any],
@@ -121,10 +121,10 @@ def read_tokenizer_spec(
     lower_case: bool,
     position_limit: int | None,
 ) -> TokenizerSpec:
-    """Read the tokenizer's files in ``root / path``, apart from tokenizer.json's own vocabulary.
+    """Read the tokenizer's files, apart from tokenizer.json's own vocabulary.
 
     Args:
-        root: The model folder.
+        reading: The model folder.
         path: Folder of the tokenizer in it.
         model_type: ``model_type`` of the transformer's config.json.
         arguments: Tokenizer arguments of the model's own files; they win over tokenizer_config.json.
@@ -138,18 +138,18 @@ def read_tokenizer_spec(
         UnsupportedModel: If there is no tokenizer.json.
         CorruptModel: If a value is not of its kind.
     """
-    folder = contained(root, path)
-    if not contained(root, _join(path, "tokenizer.json")).is_file():
+    if not reading.file(path, "tokenizer.json").is_file():
         raise UnsupportedModel(
-            str(root),
-            [f"there is no tokenizer.json in {folder}, and slow tokenizers need transformers to run"],
+            str(reading.root),
+            [
+                f"there is no tokenizer.json in {reading.file(path)}, and slow tokenizers need transformers to run"
+            ],
             "save a fast one beside the model: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)",
         )
-    config_file = contained(root, _join(path, "tokenizer_config.json"))
-    config = read_json_object(config_file) if config_file.is_file() else {}
-    roles_file = contained(root, _join(path, "special_tokens_map.json"))
-    roles = {**(read_json_object(roles_file) if roles_file.is_file() else {}), **config}
-    config = {**config, **arguments}
+    config_file = reading.file(path, "tokenizer_config.json")
+    own = reading.optional(path, "tokenizer_config.json")
+    roles = {**reading.optional(path, "special_tokens_map.json"), **own}
+    config = {**own, **arguments}
 
     class_name = str(config.get("tokenizer_class") or _CLASS_OF_MODEL_TYPE.get(model_type, ""))
     family = _FAMILIES.get(class_name.removesuffix("Fast").removesuffix("Tokenizer"), _GENERIC)
@@ -208,7 +208,3 @@ def _side(config: Mapping[str, Any], key: str, default: str, file: Path) -> str:
 def _token_text(token: Any) -> str | None:
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else None
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}/{name}" if path else name

@@ -1,0 +1,64 @@
+"""One reading of one folder: its files, checked values, and what turned out to be unsupported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stopt.errors import CorruptModel
+from stopt.folder import contained, read_json_object
+
+__all__ = ["Reading", "section"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A model folder being read.
+
+    Attributes:
+        root: The folder.
+        reasons: What was found so far that stopt does not do, in words; reported together at the end.
+    """
+
+    root: Path
+    reasons: list[str] = field(default_factory=list)
+
+    def file(self, *parts: str) -> Path:
+        """Return the path of a file that the model names, inside the folder for certain."""
+        return contained(self.root, *parts)
+
+    def required(self, *parts: str) -> dict[str, Any]:
+        """Read a JSON object that must be there."""
+        return read_json_object(self.file(*parts))
+
+    def optional(self, *parts: str) -> dict[str, Any]:
+        """Read a JSON object; empty if there is no such file."""
+        path = self.file(*parts)
+        return read_json_object(path) if path.is_file() else {}
+
+    def positive(self, config: Mapping[str, Any], key: str) -> int:
+        """Return a member that must be a positive whole number."""
+        value = config.get(key)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise CorruptModel(f"{self.root}: {key} is {value!r}, expected a positive whole number")
+        return value
+
+    def flag(self, config: Mapping[str, Any], key: str, *, default: bool = False) -> bool:
+        """Return a member that must be true or false."""
+        value = config.get(key, default)
+        if not isinstance(value, bool):
+            raise CorruptModel(f"{self.root}: {key} is {value!r}, expected true or false")
+        return value
+
+
+def section(config: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """Return the objects under ``keys`` as one; later ones win, absent ones count as empty."""
+    merged: dict[str, Any] = {}
+    for key in keys:
+        part = config.get(key) or {}
+        if not isinstance(part, dict):
+            raise CorruptModel(f"{key!r} in a configuration of the model is not an object")
+        merged.update(part)
+    return merged

