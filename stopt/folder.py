@@ -18,6 +18,8 @@ __all__ = ["contained", "parse_texts", "read_json", "read_json_object", "read_te
 
 # tokenizer.json of the largest multilingual vocabularies (256k entries) is about 35 MB
 MAX_JSON_BYTES = 200_000_000
+# beyond these, file systems answer with an error of their own
+MAX_PATH, MAX_NAME = 1_000, 250
 
 
 def contained(root: Path, *parts: str) -> Path:
@@ -33,6 +35,7 @@ def contained(root: Path, *parts: str) -> Path:
 
     Raises:
         UntrustedModel: If the path is absolute, has ``..`` in it, or is a link to somewhere else.
+        CorruptModel: If it is longer than any file system allows.
     """
     relative = "/".join(part for part in parts if part)
     posix, windows = PurePosixPath(relative), PureWindowsPath(relative)
@@ -42,6 +45,8 @@ def contained(root: Path, *parts: str) -> Path:
             "a model may only name files inside its own folder; do not use this one unless you trust its source",
         )
     path = root / relative
+    if len(relative) > MAX_PATH or max(map(len, posix.parts), default=0) > MAX_NAME:
+        raise CorruptModel(f"{root}: the path {relative!r:.120} is too long to be one")
     real_root = os.path.realpath(root)
     homes = [real_root]
     if Path(real_root).parent.name == "snapshots":

@@ -122,8 +122,9 @@ def read_modules(
 
 def default_pooling(config: Mapping[str, Any]) -> Pooling:
     """Pooling of a folder without modules.json: the last token for causal language models, else the mean."""
-    architectures = config.get("architectures") or [""]
-    causal = str(architectures[0]).endswith("ForCausalLM") and config.get("is_causal") is not False
+    architectures = config.get("architectures")
+    first = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+    causal = first.endswith("ForCausalLM") and config.get("is_causal") is not False
     return Pooling((PoolingMode.LAST_TOKEN if causal else PoolingMode.MEAN,))
 
 

@@ -164,7 +164,7 @@ def read_tokenizer(
         padding_side=_side(config, "padding_side", family.padding_side, config_file),
         truncation_side=_side(config, "truncation_side", "right", config_file),
         pad_token=tokens.get("pad_token", family.pad_token),
-        pad_type_id=int(config.get("pad_token_type_id") or 0),
+        pad_type_id=_pad_type_id(config, config_file),
         token_types="token_type_ids" in names if isinstance(names, list) else family.token_types,
         special_tokens=frozenset(tokens.values()),
         overrides=overrides,
@@ -196,6 +196,13 @@ def _limit(config: Mapping[str, Any], file: Path) -> int | None:
     if isinstance(limit, bool) or not isinstance(limit, int | float) or limit < 1:
         raise CorruptModel(f"{file}: model_max_length is {limit!r}, expected a positive number of tokens")
     return None if limit > NO_LIMIT else int(limit)
+
+
+def _pad_type_id(config: Mapping[str, Any], file: Path) -> int:
+    number = config.get("pad_token_type_id") or 0
+    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+        raise CorruptModel(f"{file}: pad_token_type_id is {number!r}, expected a token type")
+    return number
 
 
 def _side(config: Mapping[str, Any], key: str, default: str, file: Path) -> str:

@@ -171,6 +171,6 @@ def _positions(config: Mapping[str, Any]) -> tuple[int | None, int | None]:
     computed = (
         any("rope" in key for key in config)
         or config.get("position_biased_input") is False
-        or config.get("position_embedding_type", "absolute") in {"rotary", "rope", "alibi"}
+        or config.get("position_embedding_type", "absolute") in ("rotary", "rope", "alibi")
     )
     return (None if computed else stated), stated

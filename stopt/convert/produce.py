@@ -1,0 +1,278 @@
+"""What every conversion does around its own work: find, stage, check against torch, record, move into place.
+
+A conversion is a list of :class:`Product`; :func:`produce` makes them in order in a hidden folder beside their
+destination and moves them in together, after every one has passed. A failure, an interrupt or a full disk leaves
+nothing behind.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import platform
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from stopt import hub
+from stopt.artifact import MANIFEST, FileRecord, Manifest, commit, describe_parts, sha256, staging
+from stopt.errors import ArtifactError, UnsupportedModel
+from stopt.folder import contained
+from stopt.parity import ParityReport, Reference, compare, sample_texts, token_mismatch, tolerance_for
+from stopt.reading import read_spec
+from stopt.runtime.modules import load_modules
+from stopt.runtime.options import OnnxOptions, OpenVinoOptions, TorchOptions
+from stopt.runtime.pipeline import Pipeline
+from stopt.runtime.sessions import open_file
+from stopt.spec import Backend
+
+__all__ = ["ConversionOptions", "Produced", "Product", "Say", "Workshop", "produce"]
+
+Say = Callable[[str], None]
+
+_PACKAGES = (
+    "stopt",
+    "torch",
+    "transformers",
+    "optimum",
+    "optimum-onnx",
+    "optimum-intel",
+    "nncf",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+)
+_CONVERTED_FOLDERS = {"onnx", "openvino"}
+_SIDECAR_SUFFIXES = {".json", ".md", ".model", ".safetensors", ".txt"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversionOptions:
+    """What all conversions can be told.
+
+    Attributes:
+        output: Folder to copy the model to first; None works in the model's own folder (for a Hub id: in a folder of
+            its name in the current one).
+        force: Replace files that are there.
+        texts: Texts to check with; None takes those that ship with stopt.
+        min_cosine: Smallest cosine with torch that passes; None is the default of the file's precision.
+        max_abs: Largest difference that passes; None is the default of the file's precision.
+        revision: Revision of a Hub repository.
+        token: Hub token.
+    """
+
+    output: Path | None = None
+    force: bool = False
+    texts: Sequence[str] | None = None
+    min_cosine: float | None = None
+    max_abs: float | None = None
+    revision: str | None = None
+    token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """Where a conversion works, and with what.
+
+    Attributes:
+        target: The model folder that gains the files.
+        staged: Hidden folder in it, where they are made.
+        pipeline: The model in torch, float32.
+        say: Is told in words what is being done.
+    """
+
+    target: Path
+    staged: Path
+    pipeline: Pipeline
+    say: Say
+
+    def find(self, name: str) -> Path:
+        """Return a file made before in this conversion, else the one in the model folder."""
+        return self.staged / name if (self.staged / name).is_file() else self.target / name
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """One file to be made.
+
+    Attributes:
+        name: Where it belongs, relative to the model folder.
+        backend: Engine that runs it.
+        precision: Precision that its deviation from torch is judged by.
+        options: How it is made, for the manifest.
+        make: Writes it (and its data files, beside it) to the given path; returns what it found out, for the manifest.
+    """
+
+    name: str
+    backend: Backend
+    precision: str
+    options: Mapping[str, Any]
+    make: Callable[[Workshop, Path], Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Produced:
+    """One file that was made.
+
+    Attributes:
+        folder: The model folder.
+        file: The file in it, relative, with ``/``.
+        size_bytes: Its size, data files included.
+        seconds: Time that making and checking it took.
+        parity: The check.
+    """
+
+    folder: Path
+    file: str
+    size_bytes: int
+    seconds: float
+    parity: ParityReport
+
+
+def produce(
+    model: str | Path, options: ConversionOptions, products: Sequence[Product], say: Say = lambda _: None
+) -> list[Produced]:
+    """Make files for a model, check each against torch, and move them into place together.
+
+    Args:
+        model: A model folder or a Hub id.
+        options: Where to, and how strictly they are checked.
+        products: What to make; one may use files made before it.
+        say: Is told in words what is being done.
+
+    Returns:
+        What was made, in order.
+
+    Raises:
+        StoptError: If the model cannot be read, converted or written (see :mod:`stopt.errors`);
+            :class:`~stopt.errors.ParityError` if a file is not the model. Nothing is left behind by a failure.
+    """
+    source = hub.fetch(model, hub.WEIGHTS, revision=options.revision, token=options.token)
+    spec = read_spec(source.folder)
+    target = options.output or _default_target(source)
+    for product in products:
+        if (target / product.name).exists() and not options.force:
+            raise ArtifactError(
+                f"{target / product.name} exists already",
+                "replace it with --force, or name another folder: -o FOLDER",
+            )
+    say(f"running {source.name} in torch")
+    pipeline = Pipeline.open(source.folder, spec, TorchOptions(dtype="float32"), "cpu")
+    reference = Reference.measure(pipeline, list(options.texts or sample_texts()))
+    if mismatch := token_mismatch(pipeline, reference.texts):
+        raise UnsupportedModel(source.name, [f"stopt and transformers tokenise differently: {mismatch}"])
+    with staging(target) as staged:
+        same = target.exists() and target.samefile(source.folder)
+        sidecars = [] if same else _copy_sidecars(source.folder, staged, target, options.force)
+        manifest = Manifest.read(target) or Manifest(
+            {"name": Path(source.name).name, "revision": source.revision}
+        )
+        manifest = replace(manifest, inputs=_hash_inputs(source.folder))
+        workshop = Workshop(target, staged, pipeline, say)
+        made = []
+        for number, product in enumerate(products, start=1):
+            say(f"[{number}/{len(products)}] making {product.name}")
+            produced, record = _make(product, workshop, reference, options)
+            manifest = manifest.with_file(product.name, record)
+            made.append((produced, record))
+        commit(staged, target, [*sidecars, *(part for _, record in made for part in record.parts)])
+        manifest.write(target)
+    return [produced for produced, _ in made]
+
+
+def _make(
+    product: Product, workshop: Workshop, reference: Reference, options: ConversionOptions
+) -> tuple[Produced, FileRecord]:
+    """Make one file in the staging folder and check it there."""
+    started = perf_counter()
+    file = workshop.staged / product.name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    before = set(file.parent.iterdir())
+    found = product.make(workshop, file)
+    # OpenVINO is told float32 so that the figures are the file's, not this machine's choice of arithmetic
+    engine = OnnxOptions() if product.backend is Backend.ONNX else OpenVinoOptions(dtype="float32")
+    session = open_file(file, engine, "cpu")
+    pipeline = workshop.pipeline
+    candidate = replace(
+        pipeline, session=session, modules=load_modules(pipeline.root, pipeline.spec, session.constant)
+    )
+    tolerance = tolerance_for(product.precision, min_cosine=options.min_cosine, max_abs=options.max_abs)
+    report = compare(reference, candidate, tolerance, precision=product.precision, name=product.name)
+    report.raise_if_failed()
+    new = [path.relative_to(workshop.staged).as_posix() for path in set(file.parent.iterdir()) - before]
+    parts = describe_parts(workshop.staged, new)
+    record = FileRecord(
+        backend=product.backend.value,
+        precision=product.precision,
+        parts=parts,
+        options={**product.options, **found},
+        versions=_versions(),
+        parity=report.as_dict(),
+    )
+    size = sum(int(part["size_bytes"]) for part in parts.values())
+    return Produced(workshop.target, product.name, size, perf_counter() - started, report), record
+
+
+def _default_target(source: hub.Source) -> Path:
+    """The model's own folder; for one out of the Hub's cache, a folder of its name here."""
+    return (
+        source.folder if source.revision is None else Path(source.name.partition("@")[0].rpartition("/")[2])
+    )
+
+
+def _copy_sidecars(source: Path, staged: Path, target: Path, force: bool) -> list[str]:
+    """Copy the model's own files to the staging folder, those that the target has already left out.
+
+    Returns:
+        What was copied, relative to both folders.
+    """
+    copied = []
+    for path in sorted(source.rglob("*")):
+        name = path.relative_to(source).as_posix()
+        if not path.is_file() or not _belongs(name):
+            continue
+        contained(source, name)
+        if (target / name).is_file():
+            if filecmp.cmp(path, target / name, shallow=False):
+                continue
+            if not force:
+                raise ArtifactError(
+                    f"{target} has another {name} than {source}",
+                    "choose an empty folder, or replace it with --force",
+                )
+        (staged / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, staged / name)
+        copied.append(name)
+    return copied
+
+
+def _belongs(name: str) -> bool:
+    """Whether a file is part of the original model, going by its name: no converted files, pickles or hidden files."""
+    parts = name.split("/")
+    return (
+        not any(part.startswith(".") for part in parts)
+        and parts[0] not in _CONVERTED_FOLDERS
+        and name != MANIFEST
+        and (Path(name).suffix in _SIDECAR_SUFFIXES or parts[-1].startswith("LICENSE"))
+    )
+
+
+def _hash_inputs(folder: Path) -> dict[str, str]:
+    """sha256 of the files that decide a vector."""
+    names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
+    return {
+        name: sha256(folder / name) for name in names if _belongs(name) and not name.endswith((".md", ".txt"))
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
