@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -31,6 +31,8 @@ __all__ = [
     "engine_files",
     "is_plain",
     "locate",
+    "replacing",
+    "require_folder_of",
     "sha256",
     "staging",
     "write_text",
@@ -146,6 +148,7 @@ class Manifest:
 
         Raises:
             CorruptModel: If it is not one.
+            UntrustedModel: If it names files outside the folder.
         """
         path = contained(root, MANIFEST)
         if not path.is_file():
@@ -157,12 +160,16 @@ class Manifest:
                 "update stopt, or delete the file",
             )
         try:
-            files = {name: FileRecord(**record) for name, record in document["files"].items()}
-            return cls(document["source"], document.get("inputs", {}), files)
-        except (KeyError, TypeError, AttributeError) as error:
+            files = {name: _record(record) for name, record in document["files"].items()}
+            manifest = cls(dict(document["source"]), dict(document.get("inputs", {})), files)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CorruptModel(
                 f"{path} is not a manifest of stopt: {error}", "delete it and export again"
             ) from error
+        for record in files.values():
+            for part in record.parts:
+                contained(root, part)
+        return manifest
 
     def is_intact(self, root: Path) -> bool:
         """Whether every converted file is there as it was recorded; hashes them."""
@@ -179,19 +186,57 @@ class Manifest:
         write_text(root / MANIFEST, text + "\n")
 
 
+def _record(value: Mapping[str, Any]) -> FileRecord:
+    """A file's entry in the manifest, whose figures and sizes are numbers where there are any."""
+    record = FileRecord(**value)
+    for part in record.parts.values():
+        if not isinstance(part["size_bytes"], int) or not isinstance(part["sha256"], str):
+            raise TypeError("a part has no size_bytes and sha256")
+    if not isinstance(record.parity.get("min_cosine", 1.0), float | int):
+        raise TypeError("min_cosine is no number")
+    return record
+
+
+def require_folder_of(path: Path) -> None:
+    """Make sure, before long work, that a file can be put where it is to go.
+
+    Raises:
+        ArtifactError: If its folder is not there.
+    """
+    if not path.parent.is_dir():
+        raise ArtifactError(
+            f"there is no folder {path.parent} for {path.name}", "make it, or name another place"
+        )
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a file beside ``path`` to write to, which takes its place in one step once it is complete.
+
+    Raises:
+        ArtifactError: If it cannot be written; ``path`` is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise ArtifactError(
+            f"{path} cannot be written: {error.strerror or error}", "name another place"
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a small file in one step: it has its old content or the new, never a part.
 
     Raises:
         ArtifactError: If it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ArtifactError(f"{path} cannot be written: {error.strerror}", "name another place") from error
 
 
 def sha256(path: Path) -> str:
@@ -212,12 +257,14 @@ def describe_parts(root: Path, files: Iterable[str]) -> dict[str, dict[str, str 
 def staging(root: Path) -> Iterator[Path]:
     """Give a hidden folder in ``root`` to build files in; it is gone afterwards, whatever happened.
 
+    Where nothing was moved into place, folders made for it are gone too.
+
     Being on the same file system, what is complete moves into place by renaming (:func:`commit`).
 
     Raises:
         ArtifactError: If ``root`` cannot be written to.
     """
-    new = not root.exists()
+    new = [folder for folder in (root, *root.parents) if not folder.exists()]
     try:
         root.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=".stopt-", dir=root))
@@ -233,8 +280,9 @@ def staging(root: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        if new and not any(root.iterdir()):
-            root.rmdir()
+        with suppress(OSError):  # the first that has something in it ends it
+            for made in new:
+                made.rmdir()
 
 
 def commit(staged: Path, root: Path, files: Iterable[str]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from stopt import hub
 from stopt.artifact import Manifest, engine_files, locate
 from stopt.errors import ArtifactError, OptionError, UnsupportedModel
+from stopt.folder import contained
 from stopt.parity import ParityReport, Reference, compare, sample_texts, token_mismatch, tolerance_for
 from stopt.reading import read_spec
 from stopt.runtime.modules import load_modules
@@ -60,8 +61,8 @@ def check(
     chosen = options or CheckOptions()
     source = hub.fetch(model, [*hub.WEIGHTS, "*.onnx*", "openvino/*"])
     root = source.folder
-    files = _files(root, chosen.file_name)
     spec = read_spec(root)
+    files = _files(root, chosen.file_name)
     say("running the original weights in torch")
     pipeline = Pipeline.open(root, spec, TorchOptions(dtype="float32"), "cpu")
     reference = Reference.measure(pipeline, list(chosen.texts or sample_texts()))
@@ -87,7 +88,9 @@ def _files(root: Path, file_name: str | None) -> list[tuple[Backend, Path]]:
     """The files to check, with their engines."""
     engines = (Backend.ONNX, Backend.OPENVINO)
     if file_name is None:
-        found = [(backend, root / name) for backend in engines for name in engine_files(root, backend)]
+        found = [
+            (backend, contained(root, name)) for backend in engines for name in engine_files(root, backend)
+        ]
         if not found:
             raise ArtifactError(f"{root} has no converted file to check", f"make one: stopt export {root}")
         return found
@@ -98,7 +101,10 @@ def _files(root: Path, file_name: str | None) -> list[tuple[Backend, Path]]:
         case ".xml":
             backend = Backend.OPENVINO
         case _:
-            raise OptionError(f"file name {file_name!r} is neither an .onnx nor an .xml file")
+            raise OptionError(
+                f"file name {file_name!r} is neither an .onnx nor an .xml file",
+                f"see which files there are: stopt inspect {root}",
+            )
     return [(backend, locate(root, backend, file_name))]
 
 

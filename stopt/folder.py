@@ -99,21 +99,21 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_texts(file: Path, column: str = "text") -> list[str]:
+def read_texts(file: Path, column: str = "text", *, jsonl: bool | None = None) -> list[str]:
     """Read texts from a file: one per line, or the member ``column`` of each line of JSONL.
 
     Args:
-        file: The file, UTF-8; JSONL if it is called ``.jsonl`` or ``.ndjson``.
+        file: The file, UTF-8. Only a line feed ends a line, as for ``wc -l`` and JSONL itself.
         column: Member of the JSON objects that has the text.
+        jsonl: Whether it is JSONL; None goes by its name, ``.jsonl`` or ``.ndjson``.
 
     Raises:
         SourceError: If the file cannot be read, is not UTF-8, or a line has no such member; says which line.
     """
+    jsonl = file.suffix in (".jsonl", ".ndjson") if jsonl is None else jsonl
     try:
-        with file.open(encoding="utf-8") as lines:
-            return list(
-                parse_texts(lines, jsonl=file.suffix in (".jsonl", ".ndjson"), column=column, name=str(file))
-            )
+        with file.open(encoding="utf-8-sig", newline="\n") as lines:
+            return list(parse_texts(lines, jsonl=jsonl, column=column, name=str(file)))
     except OSError as error:
         raise SourceError(f"{file} cannot be read: {error.strerror}", "name a text file") from error
     except UnicodeDecodeError as error:
@@ -140,7 +140,8 @@ def parse_texts(lines: Iterable[str], *, jsonl: bool, column: str, name: str) ->
         if not isinstance(text, str):
             members = ", ".join(record) if isinstance(record, dict) else type(record).__name__
             raise SourceError(
-                f"line {number} of {name} has no text {column!r}; it has: {members}", "name it: --column NAME"
+                f"line {number} of {name} has no text {column!r}; it has: {members or 'nothing'}",
+                "`encode` looks for another member with --column NAME, `--texts` for 'text' only",
             )
         yield text
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stopt.errors import MissingExtra, SourceError
+from stopt.errors import MissingExtra, OptionError, SourceError
 
 __all__ = ["Source", "fetch"]
 
@@ -25,7 +25,7 @@ class Source:
 
     Attributes:
         folder: The folder, on this machine.
-        name: What the user called it: a path or a Hub id.
+        name: The path, as the user gave it, or the Hub id with its organisation.
         revision: Commit of the Hub repository; None for a folder.
     """
 
@@ -56,19 +56,24 @@ def fetch(
 
     Raises:
         SourceError: If there is no such folder or repository, or it cannot be reached.
+        OptionError: If two revisions are given.
     """
     text = os.fspath(reference)
     folder = Path(text)
-    if folder.is_dir():
+    if text and folder.is_dir():
         return Source(folder, text)
-    name, _, suffix = text.partition("@")
-    if folder.exists():
+    name, at, suffix = text.partition("@")
+    if text and folder.exists():
         raise SourceError(f"{text} is a file, not a model folder", "name the folder that it is in")
     if name.count("/") > 1 or name.startswith((".", "/", "~")) or "\\" in name or not name:
         raise SourceError(
             f"{text or 'the empty path'} does not exist",
             "name a model folder, or a Hub id: organisation/name",
         )
+    if at and not suffix:
+        raise SourceError(f"{text} names no revision after the @", "name a branch, tag or commit")
+    if suffix and revision not in (None, suffix):
+        raise OptionError(f"{text} and revision {revision!r} name different revisions", "give one of the two")
     repository = name if "/" in name else f"sentence-transformers/{name}"
     return _snapshot(text, repository, suffix or revision, wanted, token, cache_folder, local_files_only)
 
@@ -116,7 +121,9 @@ def _snapshot(
         raise SourceError(
             f"there is no folder {text} and no Hub repository {repository} for you", hint
         ) from error
-    except (LocalEntryNotFoundError, HFValidationError) as error:
+    except HFValidationError as error:
+        raise SourceError(f"there is no folder {text}, and it is no Hub id either", hint) from error
+    except LocalEntryNotFoundError as error:
         raise SourceError(
             f"there is no folder {text}, and {repository} is neither cached nor reachable", hint
         ) from error
@@ -124,4 +131,4 @@ def _snapshot(
         raise SourceError(
             f"{repository} could not be fetched: {error}", "check the connection and try again"
         ) from error
-    return Source(Path(folder), text, Path(folder).name)
+    return Source(Path(folder), repository, Path(folder).name)

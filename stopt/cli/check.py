@@ -15,11 +15,18 @@ __all__ = ["check"]
 @click.command()
 @options.working_model
 @options.file_name
-@click.option("--dtype", help="Run OpenVINO in this precision: float32, bfloat16 or float16.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="Precision that OpenVINO is to run in; by default its own choice.",
+)
 @options.thresholds
 @options.texts
 @click.option(
-    "--junit", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write a JUnit report."
+    "--junit",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write a JUnit report; a file that is there is replaced.",
 )
 @options.output_options
 def check(
@@ -43,10 +50,13 @@ def check(
       stopt check ./my-model
       stopt check ./my-model --file-name onnx/model_O3.onnx --min-cosine 0.9999 --junit parity.xml
     """
+    from stopt.artifact import require_folder_of
     from stopt.check import CheckOptions
     from stopt.check import check as run
     from stopt.cli.junit import write_junit
 
+    if junit is not None:
+        require_folder_of(junit)
     chosen = CheckOptions(file_name, dtype, options.load_texts(texts), min_cosine, max_abs)
     reports = run(model, chosen, out.step)
     rows = [
@@ -68,7 +78,8 @@ def check(
     ]
     if junit is not None:
         write_junit(junit, reports)
-    failed = [report for report in reports if not report.passed]
-    out.result("\n".join(lines), [report.as_dict() for report in reports], "failed" if failed else "ok")
-    if failed:
-        failed[0].raise_if_failed()
+    failures = [failure for report in reports if (failure := report.failure())]
+    data = [report.as_dict() for report in reports]
+    out.result("\n".join(lines), data, "failed" if failures else "ok", next(iter(failures), None))
+    if failures:
+        raise failures[0]

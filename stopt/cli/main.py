@@ -39,14 +39,14 @@ class _Boundary(click.Group):
         return list(self.commands)  # in the order of use, not of the alphabet
 
     def invoke(self, ctx: click.Context) -> Any:
-        warnings.showwarning = _show_warning
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                return super().invoke(ctx)
         except StoptError as error:
             if debugging():
                 raise
-            out = ctx.meta.get(OUTPUT_KEY, Output())
-            out.error(type(error).__name__, error.message, error.hint)
+            ctx.meta.get(OUTPUT_KEY, Output()).error(error)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)

@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+from stopt.errors import StoptError
+
 __all__ = ["Format", "Output", "human_size"]
 
 SCHEMA = 1
@@ -25,32 +27,35 @@ class Format(StrEnum):
     QUIET = "quiet"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Output:
     """Printer of one command.
 
     Attributes:
         format: How results are printed.
         verbose: Whether details go to stderr too.
+        printed: Whether the result is on stdout already; JSON is one document.
     """
 
     format: Format = Format.HUMAN
     verbose: bool = False
+    printed: bool = False
 
-    def result(self, human: str, data: Any, quiet: str) -> None:
+    def result(self, human: str, data: Any, quiet: str, failure: StoptError | None = None) -> None:
         """Print the command's result on stdout.
 
         Args:
             human: For people.
             data: For programs: what ``json`` can write.
             quiet: The one thing that a script wants, such as a path.
+            failure: The error that is about to be raised, for a result that is a failure nevertheless.
         """
+        self.printed = True
         match self.format:
             case Format.HUMAN:
                 click.echo(human)
             case Format.JSON:
-                document = {"schema": SCHEMA, "ok": True, "result": data}
-                click.echo(json.dumps(document, indent=2, ensure_ascii=False, default=str))
+                self._document({"result": data}, failure)
             case Format.QUIET:
                 click.echo(quiet)
 
@@ -68,18 +73,22 @@ class Output:
         """Say on stderr what the user should know."""
         click.secho(f"Warning: {text}", err=True, fg="yellow")
 
-    def error(self, kind: str, message: str, hint: str) -> None:
+    def error(self, error: StoptError) -> None:
         """Report a failure: for people on stderr, for programs on stdout as well."""
-        if self.format is Format.JSON:
-            failure = {"type": kind, "message": message, "hint": hint}
-            click.echo(
-                json.dumps({"schema": SCHEMA, "ok": False, "error": failure}, indent=2, ensure_ascii=False)
-            )
+        if self.format is Format.JSON and not self.printed:
+            self._document({}, error)
         click.secho("Error: ", err=True, fg="red", bold=True, nl=False)
-        click.echo(message, err=True)
-        if hint:
+        click.echo(error.message, err=True)
+        if error.hint:
             click.secho("Hint: ", err=True, fg="cyan", nl=False)
-            click.echo(hint, err=True)
+            click.echo(error.hint, err=True)
+
+    def _document(self, content: Mapping[str, Any], failure: StoptError | None) -> None:
+        document: dict[str, Any] = {"schema": SCHEMA, "ok": failure is None, **content}
+        if failure is not None:
+            kind = type(failure).__name__
+            document["error"] = {"type": kind, "message": failure.message, "hint": failure.hint}
+        click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False, default=str))
 
 
 def human_size(size_bytes: int) -> str:

@@ -21,7 +21,7 @@ from stopt.errors import ConversionError
 from stopt.runtime.sessions.torch import quiet
 from stopt.spec import Backend
 
-__all__ = ["export_graph"]
+__all__ = ["export_graph", "silent"]
 
 _TASK = "feature-extraction"
 
@@ -41,7 +41,7 @@ def export_graph(model: Any, backend: Backend, file: Path, *, token_types: bool)
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with _silent():
+        with silent():
             _EXPORTERS[backend](model, file, token_types)
     except OSError:
         raise
@@ -105,7 +105,7 @@ def _has_token_types(model: Any) -> bool:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """Keep the exporters from logging and warning; what they would say is measured afterwards."""
     disabled = logging.root.manager.disable
     logging.disable(logging.ERROR)

@@ -29,7 +29,16 @@ from stopt.runtime.pipeline import Pipeline
 from stopt.runtime.sessions import open_file
 from stopt.spec import Backend
 
-__all__ = ["ConversionOptions", "Produced", "Product", "Say", "Workshop", "produce"]
+__all__ = [
+    "ConversionOptions",
+    "Produced",
+    "Product",
+    "Say",
+    "Workshop",
+    "derived_name",
+    "move_model",
+    "produce",
+]
 
 Say = Callable[[str], None]
 
@@ -90,8 +99,9 @@ class Workshop:
     say: Say
 
     def find(self, name: str) -> Path:
-        """Return a file made before in this conversion, else the one in the model folder."""
-        return self.staged / name if (self.staged / name).is_file() else self.target / name
+        """Return a file made before in this conversion, else the one in the model folder, else the source's."""
+        folders = (self.staged, self.target, self.pipeline.root)
+        return next((folder / name for folder in folders if (folder / name).is_file()), self.target / name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +114,7 @@ class Product:
         precision: Precision that its deviation from torch is judged by.
         options: How it is made, for the manifest.
         make: Writes it (and its data files, beside it) to the given path; returns what it found out, for the manifest.
+        needs: Files that must be there before, relative to the model folder.
     """
 
     name: str
@@ -111,6 +122,7 @@ class Product:
     precision: str
     options: Mapping[str, Any]
     make: Callable[[Workshop, Path], Mapping[str, Any]]
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +165,7 @@ def produce(
     source = hub.fetch(model, hub.WEIGHTS, revision=options.revision, token=options.token)
     spec = read_spec(source.folder)
     target = options.output or _default_target(source)
-    for product in products:
-        if (target / product.name).exists() and not options.force:
-            raise ArtifactError(
-                f"{target / product.name} exists already",
-                "replace it with --force, or name another folder: -o FOLDER",
-            )
+    _check_files(target, source.folder, products, options.force)
     say(f"running {source.name} in torch")
     pipeline = Pipeline.open(source.folder, spec, TorchOptions(dtype="float32"), "cpu")
     reference = Reference.measure(pipeline, list(options.texts or sample_texts()))
@@ -181,6 +188,24 @@ def produce(
         commit(staged, target, [*sidecars, *(part for _, record in made for part in record.parts)])
         manifest.write(target)
     return [produced for produced, _ in made]
+
+
+def _check_files(target: Path, source: Path, products: Sequence[Product], force: bool) -> None:
+    """See that what is needed is there and what will be made is not, before any work is done."""
+    made: set[str] = set()
+    for product in products:
+        for name in product.needs:
+            if name not in made and not (target / name).is_file() and not (source / name).is_file():
+                raise ArtifactError(
+                    f"{target} has no {name}, which {product.name} is made from",
+                    f"make it first: stopt export {target} --backend {product.backend.value}",
+                )
+        if (target / product.name).exists() and not force:
+            raise ArtifactError(
+                f"{target / product.name} exists already",
+                "replace it with --force, or name another folder: -o FOLDER",
+            )
+        made.add(product.name)
 
 
 def _make(
@@ -214,6 +239,20 @@ def _make(
     )
     size = sum(int(part["size_bytes"]) for part in parts.values())
     return Produced(workshop.target, product.name, size, perf_counter() - started, report), record
+
+
+def derived_name(source_file: str, suffix: str) -> str:
+    """Name a file made from another: ``onnx/model.onnx`` and ``O3`` give ``onnx/model_O3.onnx``."""
+    stem, dot, ending = source_file.rpartition(".")
+    return f"{stem}_{suffix}{dot}{ending}"
+
+
+def move_model(made: Path, file: Path) -> None:
+    """Move an .onnx file with its data files to where it belongs; the names of data files are kept, as it has them inside."""
+    for path in sorted(made.parent.iterdir()):
+        if path.name.startswith(made.name) and path != made:
+            path.replace(file.parent / path.name)
+    made.replace(file)
 
 
 def _default_target(source: hub.Source) -> Path:

@@ -1,0 +1,137 @@
+"""``optimize``: graph optimisation O1 to O4 of an ONNX file, through optimum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from stopt.artifact import default_file
+from stopt.convert.exporters import silent
+from stopt.convert.produce import (
+    ConversionOptions,
+    Produced,
+    Product,
+    Say,
+    Workshop,
+    derived_name,
+    move_model,
+    produce,
+)
+from stopt.errors import ConversionError, UnsupportedModel
+from stopt.runtime.sessions.torch import TorchSession
+from stopt.spec import Backend
+
+__all__ = ["Level", "OptimizeOptions", "optimize", "optimize_products"]
+
+
+class Level(StrEnum):
+    """optimum's optimisation levels."""
+
+    O1 = "O1"
+    O2 = "O2"
+    O3 = "O3"
+    O4 = "O4"
+
+
+# what each level is for, as users are told
+PURPOSE: Mapping[Level, str] = {
+    Level.O1: "basic graph optimisation",
+    Level.O2: "fused attention, layer norms and GELU",
+    Level.O3: "as O2, with GELU approximated",
+    Level.O4: "as O3, in float16: for GPUs; slow on CPUs, which convert back and forth",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizeOptions(ConversionOptions):
+    """How a graph is optimised.
+
+    Attributes:
+        level: optimum's level.
+        source_file: The file to start from, relative to the model folder.
+    """
+
+    level: Level = Level.O3
+    source_file: str = default_file(Backend.ONNX)
+
+
+def optimize(model: str | Path, options: OptimizeOptions, say: Say = lambda _: None) -> list[Produced]:
+    """Optimise an ONNX file; see :func:`~stopt.convert.produce.produce`.
+
+    Raises:
+        UnsupportedModel: If ONNX Runtime has no fusions for the architecture; names those it has, and the level that
+            works all the same.
+    """
+    return produce(model, options, optimize_products(options), say)
+
+
+def optimize_products(options: OptimizeOptions) -> list[Product]:
+    """Return what an optimisation makes: one file, such as ``onnx/model_O3.onnx``."""
+    precision = (
+        "float16" if options.level is Level.O4 else "approximate" if options.level is Level.O3 else "float32"
+    )
+    step = {"step": "optimize", "level": options.level.value, "source_file": options.source_file}
+    name = derived_name(options.source_file, options.level.value)
+    return [
+        Product(name, Backend.ONNX, precision, step, partial(_make, options=options), (options.source_file,))
+    ]
+
+
+def _make(workshop: Workshop, file: Path, options: OptimizeOptions) -> Mapping[str, Any]:
+    session = workshop.pipeline.session
+    assert isinstance(session, TorchSession)
+    config = session.model.config
+    source = workshop.find(options.source_file)
+    workshop.say(f"      {PURPOSE[options.level]}")
+    try:
+        with silent(), TemporaryDirectory(dir=workshop.staged, prefix=".") as made:
+            if options.level is Level.O1:
+                _basic(source, Path(made) / file.name)
+            else:
+                _fused(source, config, options.level, Path(made))
+            move_model(next(Path(made).glob("*.onnx")), file)
+    except (UnsupportedModel, OSError):
+        raise
+    except Exception as error:  # the optimiser raises whatever its graph passes met
+        raise ConversionError(
+            f"{options.source_file} cannot be optimised to {options.level.value}: {type(error).__name__}: {error}",
+            "-O1 works on every graph",
+        ) from error
+    return {}
+
+
+def _basic(source: Path, file: Path) -> None:
+    """O1 needs to know nothing of the architecture, so it is asked of ONNX Runtime itself; optimum refuses some."""
+    from onnx import load
+    from onnx.external_data_helper import _get_all_tensors, uses_external_data
+    from onnxruntime.transformers.optimizer import optimize_model
+
+    large = any(map(uses_external_data, _get_all_tensors(load(source, load_external_data=False))))
+    optimized = optimize_model(
+        str(source), model_type="bert", opt_level=1, use_gpu=False, only_onnxruntime=True
+    )
+    optimized.save_model_to_file(str(file), use_external_data_format=large)
+
+
+def _fused(source: Path, config: Any, level: Level, folder: Path) -> None:
+    from optimum.onnxruntime import AutoOptimizationConfig, ORTOptimizer
+    from optimum.onnxruntime.utils import ORTConfigManager
+
+    optimization = getattr(AutoOptimizationConfig, level.value)()
+    try:
+        ORTConfigManager.check_optimization_supported_model(config.model_type, optimization)
+        # from_ortmodel: otherwise the optimizer deletes the data file of the graph that it has read
+        optimizer = ORTOptimizer([source], config, from_ortmodel=True)
+    except NotImplementedError as error:
+        supported = sorted(ORTConfigManager._conf)
+        raise UnsupportedModel(
+            f"{level.value} for {config.model_type!r}",
+            [f"ONNX Runtime has fusions for {', '.join(supported)} only"],
+            "-O1 works on every architecture",
+        ) from error
+    optimizer.optimize(optimization, folder, file_suffix="")
