@@ -66,6 +66,7 @@ class Tolerance:
 _TOLERANCES = {
     "float32": Tolerance(0.99999, 0.99999, 1e-3, "the same arithmetic in another order"),
     "approximate": Tolerance(0.9999, 0.9999, 1e-2, "float32 with GELU approximated"),
+    "weights-int8": Tolerance(0.98, 0.99, None, "8-bit weights, float activations"),
     "float16": Tolerance(0.999, 0.9995, None, "11 bits of mantissa"),
     "bfloat16": Tolerance(0.998, 0.999, None, "8 bits of mantissa; engines keep sums in float32"),
     "int8": Tolerance(
@@ -282,8 +283,8 @@ def _apart(
     a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Cosine and largest difference of the vectors on the last axis; as far apart as can be where one is not finite."""
-    finite = np.isfinite(a).all(axis=-1) & np.isfinite(b).all(axis=-1)
-    a, b = np.where(finite[..., None], a, 0.0), np.where(finite[..., None], b, 0.0)
+    finite = np.asarray((np.isfinite(a) & np.isfinite(b)).all(axis=-1))
+    a, b = (np.where(finite[..., np.newaxis], vectors, 0.0) for vectors in (a, b))
     return np.where(finite, _cosines(a, b), -1.0), np.where(finite, np.abs(a - b).max(axis=-1), np.inf)
 
 

@@ -116,7 +116,9 @@ def encode(
         out.result("", {**data, "embeddings": embeddings.tolist()}, "")
         return
     if output is None:
-        _write_jsonl(click.get_text_stream("stdout", encoding="utf-8"), lines, embeddings)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # JSONL is, whatever the locale
+        _write_jsonl(sys.stdout, lines, embeddings)
         return
     _save(output, lines, embeddings)
     shape = " x ".join(map(str, embeddings.shape))

@@ -6,6 +6,7 @@ input · 130 interrupted, 143 terminated. Anything else is a bug of ours and sho
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 import warnings
@@ -105,4 +106,7 @@ def main() -> None:
     """Entry point of the ``stopt`` command."""
     # a polite kill unwinds like an interrupt, so that nothing half-made is left behind
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # where the locale has no such letter
     cli(prog_name="stopt")

@@ -88,7 +88,7 @@ class Output:
         if failure is not None:
             kind = type(failure).__name__
             document["error"] = {"type": kind, "message": failure.message, "hint": failure.hint}
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False, default=str))
+        click.echo(json.dumps(document, indent=2, allow_nan=False, default=str))
 
 
 def human_size(size_bytes: int) -> str:

@@ -22,6 +22,7 @@ from stopt.convert.produce import (
     move_model,
     produce,
 )
+from stopt.convert.quantizers import has_external_data
 from stopt.errors import ConversionError, UnsupportedModel
 from stopt.runtime.sessions.torch import TorchSession
 from stopt.spec import Backend
@@ -94,7 +95,7 @@ def _make(workshop: Workshop, file: Path, options: OptimizeOptions) -> Mapping[s
                 _basic(source, Path(made) / file.name)
             else:
                 _fused(source, config, options.level, Path(made))
-            move_model(next(Path(made).glob("*.onnx")), file)
+            move_model(Path(made) / file.name, file)
     except (UnsupportedModel, OSError):
         raise
     except Exception as error:  # the optimiser raises whatever its graph passes met
@@ -107,15 +108,12 @@ def _make(workshop: Workshop, file: Path, options: OptimizeOptions) -> Mapping[s
 
 def _basic(source: Path, file: Path) -> None:
     """O1 needs to know nothing of the architecture, so it is asked of ONNX Runtime itself; optimum refuses some."""
-    from onnx import load
-    from onnx.external_data_helper import _get_all_tensors, uses_external_data
     from onnxruntime.transformers.optimizer import optimize_model
 
-    large = any(map(uses_external_data, _get_all_tensors(load(source, load_external_data=False))))
     optimized = optimize_model(
         str(source), model_type="bert", opt_level=1, use_gpu=False, only_onnxruntime=True
     )
-    optimized.save_model_to_file(str(file), use_external_data_format=large)
+    optimized.save_model_to_file(str(file), use_external_data_format=has_external_data(source))
 
 
 def _fused(source: Path, config: Any, level: Level, folder: Path) -> None:
@@ -134,4 +132,4 @@ def _fused(source: Path, config: Any, level: Level, folder: Path) -> None:
             [f"ONNX Runtime has fusions for {', '.join(supported)} only"],
             "-O1 works on every architecture",
         ) from error
-    optimizer.optimize(optimization, folder, file_suffix="")
+    optimizer.optimize(optimization, folder, file_suffix=level.value)

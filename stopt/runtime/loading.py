@@ -12,6 +12,7 @@ from typing import Any
 from stopt import hub
 from stopt.artifact import default_file, engine_files, is_plain
 from stopt.errors import ArtifactError, MissingExtra, OptionError, SourceError, suggest
+from stopt.folder import contained
 from stopt.reading import read_spec
 from stopt.runtime.options import EngineOptions, TorchOptions, parse_backend, parse_model_kwargs
 from stopt.runtime.pipeline import Pipeline
@@ -113,7 +114,7 @@ def _pick_backend(root: Path) -> Backend:
         if any(map(is_plain, engine_files(root, backend)))
     ]
     usable = [backend for backend in plain if find_spec(_ENGINE_PACKAGES[backend])]
-    has_weights = any(root.glob("**/model*.safetensors"))
+    has_weights = any(contained(root, read_spec(root).transformer.path).glob("model*.safetensors"))
     if has_weights and find_spec("torch") and find_spec("transformers"):
         usable.append(Backend.TORCH)
     if usable:
@@ -129,27 +130,34 @@ def _pick_backend(root: Path) -> Backend:
             f"{root} has no unquantised file to pick; it has {', '.join(present)}",
             f"name the one to use: model_kwargs={{'file_name': {present[0]!r}}}",
         )
-    read_spec(root)  # says more precisely what is wrong with a folder that is no model
-    raise SourceError(f"{root} has neither weights nor converted files", "fetch the model again")
+    raise SourceError(
+        f"{root} has neither weights as safetensors nor converted files",
+        "fetch the model again; weights that are a pickle must be saved as safetensors first",
+    )
 
 
 def _must_convert(root: Path, backend: Backend, options: EngineOptions) -> bool:
     """Whether the model is to be converted first; only where no file was named and none is there, or on request."""
     if isinstance(options, TorchOptions) or options.export is False:
         return False
+    from stopt.convert import require_convert
+
     if options.export is True:
         if options.file_name is not None:
             raise OptionError(
                 "export=True makes a new plain file; file_name names an existing one", "give one of the two"
             )
+        require_convert()
         return True
     if options.file_name is not None or options.subfolder or any(map(is_plain, engine_files(root, backend))):
         return False
-    if not find_spec("optimum"):
+    try:
+        require_convert()
+    except MissingExtra as error:
         raise ArtifactError(
             f"{root} has no plain file for backend {backend.value!r}, and stopt cannot make one without its convert extra",
             f"on a machine with `pip install 'stopt[convert]'`: stopt export {root} --backend {backend.value}",
-        )
+        ) from error
     return True
 
 

@@ -1,0 +1,185 @@
+"""The quantisers themselves: one function per kind, from a source file to a staged one.
+
+Each writes under the final name at once, because the graph of a large model names its data file after itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from stopt.convert.calibration import CalibrationData, read_calibration
+from stopt.convert.exporters import silent
+from stopt.convert.produce import Workshop, move_model
+from stopt.runtime.sessions import feed
+from stopt.spec import Backend
+
+if TYPE_CHECKING:
+    from stopt.convert.quantize import DynamicOptions, StaticOnnxOptions, StaticOpenVinoOptions, WeightOptions
+
+__all__ = ["compress", "dynamic_onnx", "static_onnx", "static_openvino"]
+
+
+def dynamic_onnx(source: Path, file: Path, options: DynamicOptions) -> Mapping[str, Any]:
+    """Quantise weights to int8; activations are quantised batch by batch when the file runs."""
+    from optimum.onnxruntime import AutoQuantizationConfig
+
+    config = getattr(AutoQuantizationConfig, options.target.value)(
+        is_static=False, per_channel=options.per_channel
+    )
+    config.reduce_range = options.reduce_range
+    return _quantize_onnx(source, file, config, options)
+
+
+def static_onnx(
+    source: Path, file: Path, options: StaticOnnxOptions, workshop: Workshop
+) -> Mapping[str, Any]:
+    """Quantise weights and activations to int8, with ranges from calibration texts."""
+    from onnxruntime.quantization import QuantFormat, QuantizationMode, QuantType
+    from optimum.onnxruntime import QuantizationConfig
+
+    data = read_calibration(options.calibration)
+    workshop.say(f"      calibrating with {len(data.texts)} texts ({data.source})")
+    config = QuantizationConfig(
+        is_static=True,
+        format=QuantFormat.QDQ,
+        mode=QuantizationMode.QLinearOps,
+        activations_dtype=QuantType.QUInt8,
+        activations_symmetric=False,
+        weights_dtype=QuantType.QInt8,
+        weights_symmetric=True,
+        per_channel=options.per_channel,
+        operators_to_quantize=["MatMul"],
+    )
+    ranges = _onnx_ranges(source, file, options, data, workshop)
+    return {**_quantize_onnx(source, file, config, options, ranges), "calibration": data.describe()}
+
+
+def _quantize_onnx(
+    source: Path, file: Path, config: Any, options: DynamicOptions | StaticOnnxOptions, ranges: Any = None
+) -> Mapping[str, Any]:
+    from optimum.onnxruntime import ORTQuantizer
+
+    config.nodes_to_exclude = list(options.nodes_to_exclude)
+    config.operators_to_quantize = [
+        operator for operator in config.operators_to_quantize if operator not in options.op_types_to_exclude
+    ]
+    with silent(), TemporaryDirectory(dir=file.parent.parent, prefix=".") as made:
+        ORTQuantizer(source).quantize(
+            config,
+            made,
+            file_suffix=file.stem.removeprefix(f"{source.stem}_"),
+            calibration_tensors_range=ranges,
+            use_external_data_format=has_external_data(source),
+        )
+        move_model(Path(made) / file.name, file)
+    return {"operators": sorted(map(str, config.operators_to_quantize)), "weights": config.weights_dtype.name}
+
+
+def _onnx_ranges(
+    source: Path, file: Path, options: StaticOnnxOptions, data: CalibrationData, workshop: Workshop
+) -> Any:
+    """Run the texts through the graph and collect the ranges of what the quantised operators read and write."""
+    from onnxruntime.quantization import CalibrationDataReader, create_calibrator
+    from onnxruntime.quantization import CalibrationMethod as Method
+
+    from stopt.convert.quantize import CalibrationMethod
+
+    method = {
+        CalibrationMethod.MINMAX: Method.MinMax,
+        CalibrationMethod.ENTROPY: Method.Entropy,
+        CalibrationMethod.PERCENTILE: Method.Percentile,
+    }[options.method]
+    extra = {"percentile": options.percentile} if options.method is CalibrationMethod.PERCENTILE else {}
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self, feeds: Iterator[Mapping[str, Any]]) -> None:
+            self.feeds = feeds
+
+        def get_next(self) -> Mapping[str, Any] | None:
+            return next(self.feeds, None)
+
+    with silent(), TemporaryDirectory(dir=file.parent.parent, prefix=".") as made:
+        calibrator = create_calibrator(
+            str(source),
+            ["MatMul"],
+            str(Path(made) / "augmented.onnx"),
+            method,
+            use_external_data_format=has_external_data(source),
+            extra_options=extra,
+        )
+        inputs = [node.name for node in calibrator.infer_session.get_inputs()]
+        calibrator.collect_data(
+            Reader(feed(batch, inputs, source) for batch in data.batches(workshop.pipeline))
+        )
+        return calibrator.compute_data()
+
+
+def static_openvino(
+    source: Path, file: Path, options: StaticOpenVinoOptions, workshop: Workshop
+) -> Mapping[str, Any]:
+    """Quantise weights and activations to int8 with nncf, with ranges from calibration texts."""
+    import nncf
+    import openvino
+
+    data = read_calibration(options.calibration)
+    workshop.say(f"      calibrating with {len(data.texts)} texts ({data.source})")
+    model = openvino.Core().read_model(source)
+    inputs = [port.get_any_name() for port in model.inputs]
+    feeds = [feed(batch, inputs, source) for batch in data.batches(workshop.pipeline)]
+    advanced = nncf.AdvancedQuantizationParameters()
+    if options.smooth_quant_alpha is not None:
+        advanced.smooth_quant_alphas = nncf.AdvancedSmoothQuantParameters(matmul=options.smooth_quant_alpha)
+    with silent():
+        quantized = nncf.quantize(
+            model,
+            nncf.Dataset(feeds),
+            preset=nncf.QuantizationPreset(options.preset.value),
+            model_type=nncf.ModelType.TRANSFORMER,
+            subset_size=len(feeds),
+            ignored_scope=nncf.IgnoredScope(names=list(options.ignored_scope)),
+            advanced_parameters=advanced,
+        )
+        openvino.save_model(quantized, file, compress_to_fp16=False)
+    return {"calibration": data.describe()}
+
+
+def compress(source: Path, file: Path, options: WeightOptions) -> Mapping[str, Any]:
+    """Store weights in fewer bytes; the engine turns them into floats again."""
+    from stopt.convert.quantize import WeightFormat
+
+    if options.backend is Backend.ONNX:
+        _onnx_fp16(source, file)
+        return {}
+    import nncf
+    import openvino
+
+    model = openvino.Core().read_model(source)
+    with silent():
+        if options.weight_format is WeightFormat.INT8:
+            model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
+        openvino.save_model(model, file, compress_to_fp16=options.weight_format is WeightFormat.FP16)
+    return {}
+
+
+def _onnx_fp16(source: Path, file: Path) -> None:
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    external = has_external_data(source)
+    with silent():
+        model = convert_float_to_float16(
+            str(source) if external else onnx.load(source), keep_io_types=True, disable_shape_infer=external
+        )
+        onnx.save_model(model, file, save_as_external_data=external, location=f"{file.name}_data")
+
+
+def has_external_data(source: Path) -> bool:
+    """Whether an .onnx file has weights in other files."""
+    import onnx
+    from onnx.external_data_helper import uses_external_data
+
+    graph = onnx.load(source, load_external_data=False).graph
+    return any(uses_external_data(tensor) for tensor in graph.initializer)
