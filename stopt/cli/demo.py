@@ -39,10 +39,11 @@ def demo(output: Path, out: Output) -> None:
 
     require_convert()
     from stopt.artifact import Manifest
-    from stopt.convert.export import ExportOptions, export
+    from stopt.convert.export import export
     from stopt.demo import DEMO_TEXTS, demo_model
     from stopt.runtime.sentence_transformer import SentenceTransformer
     from stopt.spec import Backend
+    from stopt.steps import ExportOptions
 
     source = demo_model()
     folder = output / "all-MiniLM-L6-v2"

@@ -99,7 +99,11 @@ def _conflicts() -> list[str]:
     from packaging.requirements import Requirement
 
     found = []
-    for line in requires("stopt") or ():
+    try:
+        declared = requires("stopt") or ()
+    except PackageNotFoundError:
+        return ["stopt runs from its sources without being installed: pip install -e ."]
+    for line in declared:
         requirement = Requirement(line)
         installed = _version(requirement.name)
         if installed is not None and not requirement.specifier.contains(installed, prereleases=True):

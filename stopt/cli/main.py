@@ -22,8 +22,11 @@ from stopt.cli.doctor import doctor
 from stopt.cli.encode import encode
 from stopt.cli.export import export
 from stopt.cli.inspect import inspect
+from stopt.cli.optimize import optimize
 from stopt.cli.options import OUTPUT_KEY
 from stopt.cli.output import Output, debugging
+from stopt.cli.quantize import quantize
+from stopt.cli.run import run
 from stopt.errors import StoptError, StoptWarning
 
 __all__ = ["cli", "main"]
@@ -98,7 +101,7 @@ def cli() -> None:
     """
 
 
-for _command in (export, check, inspect, encode, doctor, demo):
+for _command in (export, optimize, quantize, run, check, inspect, encode, doctor, demo):
     cli.add_command(_command)
 
 

@@ -16,7 +16,9 @@ from stopt.folder import read_texts
 from stopt.spec import Backend
 
 __all__ = [
+    "ENGINES",
     "OUTPUT_KEY",
+    "collect",
     "converting_backend",
     "file_name",
     "force",
@@ -59,6 +61,19 @@ texts = click.option(
     metavar="FILE",
     help="Check with these texts, one per line (or JSONL with a 'text' each), not with those that ship with stopt.",
 )
+
+
+def collect(name: str, *parameters: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Hand a command some of its parameters as one mapping, ``name``; for those it only passes on."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(command)
+        def wrapped(*args: Any, **values: Any) -> Any:
+            return command(*args, **{name: {key: values.pop(key) for key in parameters}}, **values)
+
+        return wrapped
+
+    return decorate
 
 
 def thresholds(command: Command) -> Command:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from stopt import __version__, hub
 from stopt.artifact import default_file
-from stopt.convert.export import ExportOptions, export
+from stopt.convert.export import export
 from stopt.spec import Backend
+from stopt.steps import ExportOptions
 
 __all__ = ["cache_root", "converted_folder"]
 

@@ -17,47 +17,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from stopt.errors import InputError, MissingExtra, OptionError, SourceError, suggest
+from stopt.errors import InputError, MissingExtra, SourceError, suggest
 from stopt.folder import read_texts
 from stopt.runtime.pipeline import Pipeline
 from stopt.runtime.tokenizer import Batch
+from stopt.steps import FEW_TEXTS, CalibrationOptions
 
-__all__ = ["CalibrationData", "CalibrationOptions", "read_calibration"]
-
-FEW = 16  # texts below which ranges say nothing about the texts to come
-DEFAULT_SAMPLES = 300
-
-
-@dataclass(frozen=True, slots=True)
-class CalibrationOptions:
-    """Where calibration texts come from.
-
-    Attributes:
-        texts: File: one text per line, or .jsonl, .csv, .parquet with a column; None takes those that ship with stopt,
-            or the data set.
-        column: Column or member that has the text.
-        dataset: Data set of the Hugging Face Hub, or a folder of one.
-        dataset_config: Its configuration.
-        split: Its split.
-        num_samples: Texts to use, at most.
-        seed: Which, if there are more.
-    """
-
-    texts: Path | None = None
-    column: str = "text"
-    dataset: str | None = None
-    dataset_config: str | None = None
-    split: str = "train"
-    num_samples: int = DEFAULT_SAMPLES
-    seed: int = 42
-
-    def __post_init__(self) -> None:
-        if self.texts is not None and self.dataset is not None:
-            raise OptionError("calibration texts come from a file or from a data set, not from both")
-        if self.num_samples < FEW:
-            raise OptionError(
-                f"{self.num_samples} calibration texts are too few", f"use {FEW} at least, better hundreds"
-            )
+__all__ = ["CalibrationData", "read_calibration"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +65,10 @@ def read_calibration(options: CalibrationOptions) -> CalibrationData:
     else:
         source, texts = "texts that ship with stopt", _shipped()
     texts = [text for text in texts if text.strip()]
-    if len(texts) < FEW:
+    if len(texts) < FEW_TEXTS:
         raise InputError(
             f"{source} has {len(texts)} texts to calibrate with, too few for ranges that hold",
-            f"give {FEW} at least, better hundreds, of the kind that will be encoded",
+            f"give {FEW_TEXTS} at least, better hundreds, of the kind that will be encoded",
         )
     if len(texts) > options.num_samples:
         texts = random.Random(options.seed).sample(texts, options.num_samples)

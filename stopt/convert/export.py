@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from stopt.artifact import default_file
 from stopt.convert.exporters import export_graph
-from stopt.convert.produce import ConversionOptions, Produced, Product, Say, Workshop, produce
+from stopt.convert.produce import Produced, Product, Say, Workshop, produce
 from stopt.runtime.sessions.torch import TorchSession
 from stopt.spec import Backend
+from stopt.steps import ExportOptions
 
-__all__ = ["ExportOptions", "export", "export_products"]
-
-
-@dataclass(frozen=True, slots=True)
-class ExportOptions(ConversionOptions):
-    """How a model is exported.
-
-    Attributes:
-        backends: Engines to export for.
-    """
-
-    backends: tuple[Backend, ...] = (Backend.ONNX,)
+__all__ = ["export", "export_products"]
 
 
 def export(model: str | Path, options: ExportOptions, say: Say = lambda _: None) -> list[Produced]:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from stopt.artifact import default_file
 from stopt.convert.exporters import silent
 from stopt.convert.produce import (
-    ConversionOptions,
     Produced,
     Product,
     Say,
@@ -26,17 +22,9 @@ from stopt.convert.quantizers import has_external_data
 from stopt.errors import ConversionError, UnsupportedModel
 from stopt.runtime.sessions.torch import TorchSession
 from stopt.spec import Backend
+from stopt.steps import Level, OptimizeOptions
 
-__all__ = ["Level", "OptimizeOptions", "optimize", "optimize_products"]
-
-
-class Level(StrEnum):
-    """optimum's optimisation levels."""
-
-    O1 = "O1"
-    O2 = "O2"
-    O3 = "O3"
-    O4 = "O4"
+__all__ = ["optimize", "optimize_products"]
 
 
 # what each level is for, as users are told
@@ -46,19 +34,6 @@ PURPOSE: Mapping[Level, str] = {
     Level.O3: "as O2, with GELU approximated",
     Level.O4: "as O3, in float16: for GPUs; slow on CPUs, which convert back and forth",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class OptimizeOptions(ConversionOptions):
-    """How a graph is optimised.
-
-    Attributes:
-        level: optimum's level.
-        source_file: The file to start from, relative to the model folder.
-    """
-
-    level: Level = Level.O3
-    source_file: str = default_file(Backend.ONNX)
 
 
 def optimize(model: str | Path, options: OptimizeOptions, say: Say = lambda _: None) -> list[Produced]:

@@ -28,6 +28,7 @@ from stopt.runtime.options import OnnxOptions, OpenVinoOptions, TorchOptions
 from stopt.runtime.pipeline import Pipeline
 from stopt.runtime.sessions import open_file
 from stopt.spec import Backend
+from stopt.steps import ConversionOptions
 
 __all__ = [
     "ConversionOptions",
@@ -56,30 +57,6 @@ _PACKAGES = (
 )
 _CONVERTED_FOLDERS = {"onnx", "openvino"}
 _SIDECAR_SUFFIXES = {".json", ".md", ".model", ".safetensors", ".txt"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConversionOptions:
-    """What all conversions can be told.
-
-    Attributes:
-        output: Folder to copy the model to first; None works in the model's own folder (for a Hub id: in a folder of
-            its name in the current one).
-        force: Replace files that are there.
-        texts: Texts to check with; None takes those that ship with stopt.
-        min_cosine: Smallest cosine with torch that passes; None is the default of the file's precision.
-        max_abs: Largest difference that passes; None is the default of the file's precision.
-        revision: Revision of a Hub repository.
-        token: Hub token.
-    """
-
-    output: Path | None = None
-    force: bool = False
-    texts: Sequence[str] | None = None
-    min_cosine: float | None = None
-    max_abs: float | None = None
-    revision: str | None = None
-    token: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +145,7 @@ def produce(
     _check_files(target, source.folder, products, options.force)
     say(f"running {source.name} in torch")
     pipeline = Pipeline.open(source.folder, spec, TorchOptions(dtype="float32"), "cpu")
-    reference = Reference.measure(pipeline, list(options.texts or sample_texts()))
+    reference = Reference.measure(pipeline, list(options.check_texts or sample_texts()))
     if mismatch := token_mismatch(pipeline, reference.texts):
         raise UnsupportedModel(source.name, [f"stopt and transformers tokenise differently: {mismatch}"])
     with staging(target) as staged:

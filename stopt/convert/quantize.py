@@ -7,151 +7,26 @@ their ranges once, from calibration texts, so it does not. Compressed weights ar
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from stopt.artifact import default_file
-from stopt.convert.calibration import CalibrationOptions
-from stopt.convert.produce import ConversionOptions, Produced, Product, Say, Workshop, derived_name, produce
-from stopt.errors import ConversionError, OptionError, StoptError
+from stopt.convert.produce import Produced, Product, Say, Workshop, derived_name, produce
+from stopt.errors import ConversionError, StoptError
 from stopt.spec import Backend
+from stopt.steps import (
+    ConversionOptions,
+    DynamicOptions,
+    QuantizeOptions,
+    StaticOnnxOptions,
+    StaticOpenVinoOptions,
+    Target,
+    WeightFormat,
+    WeightOptions,
+)
 
-__all__ = [
-    "CalibrationMethod",
-    "DynamicOptions",
-    "Preset",
-    "QuantizeOptions",
-    "StaticOnnxOptions",
-    "StaticOpenVinoOptions",
-    "Target",
-    "WeightFormat",
-    "WeightOptions",
-    "quantize",
-    "quantize_products",
-]
-
-
-class Target(StrEnum):
-    """Processors that dynamic int8 is made for, under sentence-transformers' names."""
-
-    ARM64 = "arm64"
-    AVX2 = "avx2"
-    AVX512 = "avx512"
-    AVX512_VNNI = "avx512_vnni"
-
-
-class CalibrationMethod(StrEnum):
-    """How ONNX Runtime makes a range of the activations it saw."""
-
-    MINMAX = "minmax"
-    ENTROPY = "entropy"
-    PERCENTILE = "percentile"
-
-
-class Preset(StrEnum):
-    """nncf's presets: symmetric activations are faster, asymmetric ones more exact."""
-
-    MIXED = "mixed"
-    PERFORMANCE = "performance"
-
-
-class WeightFormat(StrEnum):
-    """How weights are stored; the arithmetic stays in floats."""
-
-    FP16 = "fp16"
-    INT8 = "int8"
-
-
-@dataclass(frozen=True, slots=True)
-class DynamicOptions(ConversionOptions):
-    """Dynamic int8 for ONNX Runtime, by default the same bits as sentence-transformers' export function makes.
-
-    Attributes:
-        target: Processor it is for: decides whether weights are signed.
-        source_file: The file to start from, relative to the model folder.
-        per_channel: A scale per output channel of a weight, not one for all of it.
-        reduce_range: 7 bits for weights: exact on processors whose 8-bit products overflow (AVX2, AVX-512 without VNNI).
-        nodes_to_exclude: Nodes of the graph that stay in float.
-        op_types_to_exclude: Operators that stay in float, such as ``Gather``.
-    """
-
-    target: Target = Target.AVX512_VNNI
-    source_file: str = default_file(Backend.ONNX)
-    per_channel: bool = True
-    reduce_range: bool = False
-    nodes_to_exclude: tuple[str, ...] = ()
-    op_types_to_exclude: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class StaticOnnxOptions(ConversionOptions):
-    """Static int8 for ONNX Runtime: quantise and dequantise nodes around the operators (QDQ).
-
-    Attributes:
-        source_file: The file to start from, relative to the model folder.
-        calibration: Texts that the ranges come from.
-        method: How a range is made of what was seen.
-        percentile: Share of values within the range, for that method.
-        per_channel: A scale per output channel of a weight.
-        nodes_to_exclude: Nodes of the graph that stay in float.
-        op_types_to_exclude: Operators that stay in float.
-    """
-
-    source_file: str = default_file(Backend.ONNX)
-    calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
-    method: CalibrationMethod = CalibrationMethod.MINMAX
-    percentile: float = 99.999
-    per_channel: bool = True
-    nodes_to_exclude: tuple[str, ...] = ()
-    op_types_to_exclude: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class StaticOpenVinoOptions(ConversionOptions):
-    """Static int8 for OpenVINO, by nncf's post-training quantisation.
-
-    Attributes:
-        source_file: The file to start from, relative to the model folder.
-        calibration: Texts that the ranges come from.
-        preset: nncf's preset.
-        smooth_quant_alpha: How far outliers are moved from activations into weights, 0 to 1; None is nncf's default, a
-            negative value does without.
-        ignored_scope: Nodes of the graph that stay in float.
-    """
-
-    source_file: str = default_file(Backend.OPENVINO)
-    calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
-    preset: Preset = Preset.MIXED
-    smooth_quant_alpha: float | None = None
-    ignored_scope: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class WeightOptions(ConversionOptions):
-    """Compressed weights.
-
-    Attributes:
-        backend: OpenVINO, or ONNX for fp16.
-        weight_format: How weights are stored.
-        source_file: The file to start from, relative to the model folder; empty is the plain one.
-    """
-
-    backend: Backend = Backend.OPENVINO
-    weight_format: WeightFormat = WeightFormat.INT8
-    source_file: str = ""
-
-    def __post_init__(self) -> None:
-        if self.backend is Backend.ONNX and self.weight_format is not WeightFormat.FP16:
-            raise OptionError(
-                "weights of ONNX files can be stored as fp16 only",
-                "for int8, use --static or a --target: avx2, arm64 …",
-            )
-
-
-QuantizeOptions = DynamicOptions | StaticOnnxOptions | StaticOpenVinoOptions | WeightOptions
+__all__ = ["quantize", "quantize_products"]
 
 
 def quantize(model: str | Path, options: QuantizeOptions, say: Say = lambda _: None) -> list[Produced]:

@@ -8,16 +8,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stopt.convert.calibration import CalibrationData, read_calibration
 from stopt.convert.exporters import silent
 from stopt.convert.produce import Workshop, move_model
 from stopt.runtime.sessions import feed
 from stopt.spec import Backend
-
-if TYPE_CHECKING:
-    from stopt.convert.quantize import DynamicOptions, StaticOnnxOptions, StaticOpenVinoOptions, WeightOptions
+from stopt.steps import (
+    CalibrationMethod,
+    DynamicOptions,
+    StaticOnnxOptions,
+    StaticOpenVinoOptions,
+    WeightFormat,
+    WeightOptions,
+)
 
 __all__ = ["compress", "dynamic_onnx", "static_onnx", "static_openvino"]
 
@@ -85,8 +90,6 @@ def _onnx_ranges(
     from onnxruntime.quantization import CalibrationDataReader, create_calibrator
     from onnxruntime.quantization import CalibrationMethod as Method
 
-    from stopt.convert.quantize import CalibrationMethod
-
     method = {
         CalibrationMethod.MINMAX: Method.MinMax,
         CalibrationMethod.ENTROPY: Method.Entropy,
@@ -148,8 +151,6 @@ def static_openvino(
 
 def compress(source: Path, file: Path, options: WeightOptions) -> Mapping[str, Any]:
     """Store weights in fewer bytes; the engine turns them into floats again."""
-    from stopt.convert.quantize import WeightFormat
-
     if options.backend is Backend.ONNX:
         _onnx_fp16(source, file)
         return {}

@@ -32,6 +32,7 @@ class _Family:
     bert_normalizer: bool = (
         False  # do_lower_case, strip_accents, tokenize_chinese_chars replace tokenizer.json's
     )
+    chinese_chars: bool = True  # whether tokenize_chinese_chars is among them
     lower_case: bool = True  # the class's default for do_lower_case, where bert_normalizer
     adds_bos_eos: bool = False  # the post-processor is rebuilt from add_bos_token and add_eos_token
     bos_token: str | None = None
@@ -69,7 +70,7 @@ _FAMILIES: Mapping[str, _Family] = {
     "Lxmert": _BERT,
     "MBart": _BPE,
     "MBart50": _BPE,
-    "MPNet": _Family("<pad>", bert_normalizer=True),
+    "MPNet": _Family("<pad>", bert_normalizer=True, chinese_chars=False),
     "MT5": _BPE,
     "MobileBert": _BERT,
     "Nllb": _BPE,
@@ -173,13 +174,17 @@ def read_tokenizer(
 
 def _overrides(config: Mapping[str, Any], family: _Family, tokens: Mapping[str, str]) -> dict[str, object]:
     """What transformers changes in the tokenizer that tokenizer.json describes, by component."""
-    changes: dict[str, object] = {"add_prefix_space": bool(config.get("add_prefix_space", False))}
+    changes: dict[str, object] = {}
+    if (prefix := config.get("add_prefix_space", False)) is not None:  # null leaves tokenizer.json's
+        changes["add_prefix_space"] = bool(prefix)
     if family.bert_normalizer:
-        changes["normalizer"] = {
+        settings = {
             "lowercase": bool(config.get("do_lower_case", family.lower_case)),
             "strip_accents": config.get("strip_accents"),
-            "handle_chinese_chars": bool(config.get("tokenize_chinese_chars", True)),
         }
+        if family.chinese_chars:
+            settings["handle_chinese_chars"] = bool(config.get("tokenize_chinese_chars", True))
+        changes["normalizer"] = settings
     if family.adds_bos_eos:
         add_bos, add_eos = config.get("add_bos_token", True), config.get("add_eos_token", False)
         changes["bos_eos"] = (

@@ -1,0 +1,62 @@
+"""``stopt run``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from stopt.cli import options
+from stopt.cli.converting import print_produced
+from stopt.cli.output import Output, table
+
+__all__ = ["run"]
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Copy the model to this folder first.",
+)
+@options.force
+@click.option("--dry-run", is_flag=True, help="Show what would be made, and make nothing.")
+@click.option("--token", envvar="HF_TOKEN", help="Hub token.  [env: HF_TOKEN]")
+@options.output_options
+def run(
+    recipe: Path, output: Path | None, force: bool, dry_run: bool, token: str | None, out: Output
+) -> None:
+    """Run a RECIPE: export, optimise and quantise in one go.
+
+    A recipe is a TOML file with the options of the commands; either all its files are made, or none.
+
+    \b
+    Example:
+      stopt run recipes/all-MiniLM-L6-v2-openvino-int8.toml -o ./minilm
+    """
+    from stopt.convert import require_convert
+    from stopt.recipe import read_recipe
+
+    found = read_recipe(recipe, output=output, force=force, token=token)
+    require_convert()
+    from stopt.convert.run import plan
+    from stopt.convert.run import run as run_recipe
+
+    if not dry_run:
+        print_produced(run_recipe(found, out.step), out)
+        return
+    products = plan(found.steps)
+    rows = [
+        [product.name, product.precision, ", ".join(product.needs) or found.model] for product in products
+    ]
+    data = {
+        "model": found.model,
+        "files": [{"file": product.name, "options": product.options} for product in products],
+    }
+    out.result(
+        table(rows, ["would make", "precision", "from"]),
+        data,
+        "\n".join(product.name for product in products),
+    )

@@ -1,0 +1,263 @@
+"""Recipes: a model's whole conversion as a TOML file, in the words of the commands.
+
+    [source]
+    repo = "sentence-transformers/all-MiniLM-L6-v2"
+
+    [[step]]
+    kind = "export"
+    backend = "openvino"
+
+    [[step]]
+    kind = "quantize"
+    backend = "openvino"
+    static = true
+
+    [check]
+    min_cosine = 0.95
+
+A step is its verb's options object; :func:`step_options` builds it for the command line as well.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import Enum
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from stopt.errors import OptionError, SourceError, suggest
+from stopt.folder import read_texts
+from stopt.spec import Backend
+from stopt.steps import (
+    CalibrationOptions,
+    ConversionOptions,
+    DynamicOptions,
+    ExportOptions,
+    OptimizeOptions,
+    QuantizeOptions,
+    StaticOnnxOptions,
+    StaticOpenVinoOptions,
+    WeightOptions,
+)
+
+__all__ = ["Recipe", "StepOptions", "read_recipe", "step_options"]
+
+StepOptions = ExportOptions | OptimizeOptions | QuantizeOptions
+
+# what recipes and commands call a field, where Python cannot
+_SPELLINGS = {"source_file": "from", "backends": "backend"}
+_SHARED = {field.name for field in fields(ConversionOptions)}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A conversion.
+
+    Attributes:
+        name: Name of the file, without its ending.
+        model: Hub id or folder of the model.
+        revision: Revision of a Hub repository.
+        steps: What is done, in order.
+    """
+
+    name: str
+    model: str
+    revision: str | None
+    steps: tuple[StepOptions, ...]
+
+
+def read_recipe(
+    file: Path, *, output: Path | None = None, force: bool = False, token: str | None = None
+) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        file: The TOML file.
+        output: Folder to copy the model to first.
+        force: Replace files that are there.
+        token: Hub token.
+
+    Raises:
+        SourceError: If the file cannot be read.
+        OptionError: If it is not TOML, or a key or value in it is not known; says which line.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+        document = tomllib.loads(text)
+    except OSError as error:
+        raise SourceError(f"{file} cannot be read: {error.strerror}", "name a recipe: a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise OptionError(f"{file} is not TOML: {error}") from error
+    try:
+        return _recipe(file, document, {"output": output, "force": force, "token": token})
+    except _KeyProblem as problem:
+        line = _line_of(text, problem.key)
+        raise OptionError(
+            f"{file}{f', line {line}' if line else ''}: {problem.message}", problem.hint
+        ) from problem
+
+
+def _recipe(file: Path, document: Mapping[str, Any], shared: Mapping[str, Any]) -> Recipe:
+    _known(document, {"source", "step", "check"}, "a recipe")
+    source, check = document.get("source", {}), document.get("check", {})
+    _known(source, {"repo", "revision"}, "[source]")
+    _known(check, {"min_cosine", "max_abs", "texts"}, "[check]")
+    if not isinstance(source.get("repo"), str):
+        raise _KeyProblem("repo", "[source] needs repo, a Hub id or a folder", 'repo = "organisation/name"')
+    common = {**shared, "revision": source.get("revision"), **check}
+    if texts := common.pop("texts", None):  # beside the recipe, so that both travel together
+        common["check_texts"] = read_texts(file.parent / texts)
+    steps = document.get("step", [])
+    if not isinstance(steps, list) or not steps:
+        raise _KeyProblem(
+            "step", "a recipe needs at least one [[step]]", 'kind = "export", "optimize" or "quantize"'
+        )
+    built = []
+    for step in steps:
+        values = dict(step)
+        built.append(step_options(str(values.pop("kind", "")), values, common))
+    return Recipe(file.stem, source["repo"], source.get("revision"), tuple(built))
+
+
+def step_options(kind: str, values: Mapping[str, Any], shared: Mapping[str, Any]) -> StepOptions:
+    """Build the options of a verb from words and numbers.
+
+    Args:
+        kind: ``export``, ``optimize`` or ``quantize``.
+        values: The verb's own options, spelled as on the command line with ``_`` for ``-``; None is not given.
+        shared: Fields of :class:`~stopt.steps.ConversionOptions`, as they are.
+
+    Raises:
+        OptionError: If a key or a value is not known, or two contradict each other.
+    """
+    given = {key: value for key, value in values.items() if value is not None}
+    options: StepOptions
+    match kind:
+        case "export":
+            if isinstance(given.get("backend"), str):
+                given["backend"] = [given["backend"]]
+            options = _build(ExportOptions, given, shared)
+        case "optimize":
+            options = _build(OptimizeOptions, given, shared)
+        case "quantize":
+            options = _build(_quantization(given), given, shared)
+        case _:
+            raise _KeyProblem(
+                "kind", f"step kind {kind!r} is unknown", suggest(kind, ["export", "optimize", "quantize"])
+            )
+    return options
+
+
+def _quantization(given: dict[str, Any]) -> type[Any]:
+    """The kind of quantisation that options ask for; takes out those that only say so."""
+    static = given.pop("static", False)
+    backend = (
+        Backend(given.get("backend", "onnx")) if given.get("backend") in (None, "onnx", "openvino") else None
+    )
+    if backend is None:
+        raise _KeyProblem(
+            "backend", f"backend {given['backend']!r} cannot be quantised for", "onnx or openvino"
+        )
+    chosen = [
+        name
+        for name, there in (
+            ("static", static),
+            ("weight_format", "weight_format" in given),
+            ("target", "target" in given),
+        )
+        if there
+    ]
+    if len(chosen) != 1:
+        found = " and ".join(chosen) if chosen else "none of them"
+        raise _KeyProblem(
+            chosen[-1] if chosen else "kind",
+            f"a quantisation is one of target, static and weight_format; given: {found}",
+            "target = dynamic int8 (avx512_vnni, avx2, avx512, arm64); static = int8 with calibration; weight_format = smaller file only",
+        )
+    if chosen == ["weight_format"]:
+        return WeightOptions
+    given.pop("backend", None)
+    if chosen == ["target"]:
+        if backend is Backend.OPENVINO:
+            raise _KeyProblem(
+                "target", "dynamic int8 is for ONNX; OpenVINO has static int8 and weight_format", "use static"
+            )
+        return DynamicOptions
+    return StaticOnnxOptions if backend is Backend.ONNX else StaticOpenVinoOptions
+
+
+def _build(cls: type[Any], given: Mapping[str, Any], shared: Mapping[str, Any]) -> Any:
+    """Build an options object, calibration options inside it included."""
+    own = {
+        _SPELLINGS.get(field.name, field.name): field.name
+        for field in fields(cls)
+        if field.name not in _SHARED
+    }
+    nested = {field.name for field in fields(CalibrationOptions)} if own.pop("calibration", None) else set()
+    _known(given, {*own, *nested}, _verb(cls))
+    hints, calibration_hints = get_type_hints(cls), get_type_hints(CalibrationOptions)
+    arguments = {own[key]: _coerce(key, given[key], hints[own[key]]) for key in given if key in own}
+    if nested:
+        inner = {key: _coerce(key, given[key], calibration_hints[key]) for key in given if key in nested}
+        arguments["calibration"] = CalibrationOptions(**inner)
+    return cls(**arguments, **shared)
+
+
+def _coerce(key: str, value: Any, hint: Any) -> Any:
+    """Turn a word or number into a field's type."""
+    if isinstance(hint, UnionType):
+        hint = next(each for each in get_args(hint) if each is not NoneType)
+    if get_origin(hint) is tuple:
+        inner = get_args(hint)[0]
+        if not isinstance(value, list | tuple):
+            raise _KeyProblem(key, f"{key} is {value!r}, expected a list", f'{key} = ["..."]')
+        return tuple(_coerce(key, each, inner) for each in value)
+    if issubclass(hint, Enum):
+        known = [str(each.value) for each in hint]
+        if value not in known:
+            raise _KeyProblem(key, f"{key} {value!r} is unknown", suggest(str(value), known))
+        return hint(value)
+    if hint is Path and isinstance(value, str | Path):
+        return Path(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise _KeyProblem(key, f"{key} is {value!r}, expected {hint.__name__}")
+    return value
+
+
+def _known(given: Any, known: set[str], place: str) -> None:
+    if not isinstance(given, Mapping):
+        raise _KeyProblem(place.strip("[]"), f"{place} is not a table")
+    for key in given:
+        if key not in known:
+            raise _KeyProblem(key, f"{place} has no option {key!r}", suggest(key, sorted(known)))
+
+
+def _verb(cls: type[Any]) -> str:
+    names = {
+        DynamicOptions: "dynamic quantisation",
+        StaticOnnxOptions: "static quantisation for ONNX",
+        StaticOpenVinoOptions: "static quantisation for OpenVINO",
+        WeightOptions: "weight compression",
+    }
+    return names.get(cls, cls.__name__.removesuffix("Options").lower())
+
+
+class _KeyProblem(OptionError):
+    """An option is wrong; knows which, so that a recipe's reader can say where."""
+
+    def __init__(self, key: str, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.key = key
+
+
+def _line_of(text: str, key: str) -> int | None:
+    pattern = re.compile(rf'^\s*(\[+)?\s*"?{re.escape(key)}"?\s*(=|\])')
+    return next(
+        (number for number, line in enumerate(text.splitlines(), start=1) if pattern.match(line)), None
+    )
