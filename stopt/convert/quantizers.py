@@ -124,8 +124,9 @@ def static_openvino(
     source: Path, file: Path, options: StaticOpenVinoOptions, workshop: Workshop
 ) -> Mapping[str, Any]:
     """Quantise weights and activations to int8 with nncf, with ranges from calibration texts."""
-    import nncf
-    import openvino
+    with silent():
+        import nncf
+        import openvino
 
     data = read_calibration(options.calibration)
     workshop.say(f"      calibrating with {len(data.texts)} texts ({data.source})")
@@ -154,8 +155,9 @@ def compress(source: Path, file: Path, options: WeightOptions) -> Mapping[str, A
     if options.backend is Backend.ONNX:
         _onnx_fp16(source, file)
         return {}
-    import nncf
-    import openvino
+    with silent():
+        import nncf
+        import openvino
 
     model = openvino.Core().read_model(source)
     with silent():

@@ -116,7 +116,7 @@ _SIDES = ("left", "right")
 def read_tokenizer(
     reading: Reading,
     path: str,
-    model_type: str,
+    model: Mapping[str, Any],
     arguments: Mapping[str, Any],
     *,
     lower_case: bool,
@@ -127,7 +127,7 @@ def read_tokenizer(
     Args:
         reading: The model folder.
         path: Folder of the tokenizer in it.
-        model_type: ``model_type`` of the transformer's config.json.
+        model: The transformer's config.json.
         arguments: Tokenizer arguments of the model's own files; they win over tokenizer_config.json.
         lower_case: ``do_lower_case`` of sentence_bert_config.json.
         position_limit: Tokens the transformer has positions for; None is no limit.
@@ -152,7 +152,11 @@ def read_tokenizer(
     roles = {**reading.optional(path, "special_tokens_map.json"), **own}
     config = {**own, **arguments}
 
-    class_name = str(config.get("tokenizer_class") or _CLASS_OF_MODEL_TYPE.get(model_type, ""))
+    class_name = str(
+        config.get("tokenizer_class")
+        or model.get("tokenizer_class")
+        or _CLASS_OF_MODEL_TYPE.get(model["model_type"], "")
+    )
     family = _FAMILIES.get(class_name.removesuffix("Fast").removesuffix("Tokenizer"), _GENERIC)
     tokens = {role: text for role in _ROLES if (text := _token_text(roles.get(role)))}
     overrides = _overrides(config, family, tokens)
@@ -182,6 +186,10 @@ def _overrides(config: Mapping[str, Any], family: _Family, tokens: Mapping[str, 
             "lowercase": bool(config.get("do_lower_case", family.lower_case)),
             "strip_accents": config.get("strip_accents"),
         }
+        if not isinstance(settings["strip_accents"], bool | None):
+            raise CorruptModel(
+                f"strip_accents is {settings['strip_accents']!r} in tokenizer_config.json, expected true or false"
+            )
         if family.chinese_chars:
             settings["handle_chinese_chars"] = bool(config.get("tokenize_chinese_chars", True))
         changes["normalizer"] = settings

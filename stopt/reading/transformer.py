@@ -127,7 +127,7 @@ def read_tokenizer_with_limit(
     tokenizer = read_tokenizer(
         reading,
         path,
-        str(config["model_type"]),
+        config,
         arguments,
         lower_case=reading.flag(settings, "do_lower_case"),
         position_limit=table,

@@ -46,8 +46,8 @@ class Pipeline:
 
     def with_max_seq_length(self, length: int | None) -> Pipeline:
         """Return the same model cutting texts after ``length`` tokens."""
-        spec = replace(self.spec, tokenizer=replace(self.spec.tokenizer, max_seq_length=length))
-        return replace(self, spec=spec, tokenizer=TextTokenizer(self.root, spec.tokenizer))
+        tokenizer = self.tokenizer.with_max_seq_length(length)
+        return replace(self, spec=replace(self.spec, tokenizer=tokenizer.spec), tokenizer=tokenizer)
 
     def with_include_prompt(self, include: bool) -> Pipeline:
         """Return the same model pooling over the prompt's tokens, or not."""

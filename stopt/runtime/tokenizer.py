@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Encoding, Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 
 from stopt.errors import CorruptModel, InputError
 from stopt.folder import contained
@@ -28,7 +29,8 @@ Text = str | tuple[str, str]
 # A text is cut to this many characters per token that is kept before it is tokenised, and to more only where that
 # gave too few tokens; 32 is far beyond the 4 to 5 characters a token has in practice.
 CHARACTERS_PER_TOKEN = 32
-SHORT_TEXT = 65_536  # characters under which cutting is not worth a thought
+_PROBES = ("a", "1", ".", "的", "the")  # texts that have tokens in any vocabulary, one or another
+LONG_TEXT = 65_536  # characters over which cutting is worth a thought
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,50 @@ class Batch:
         return np.maximum(np.cumsum(self.attention_mask, axis=1) - 1, 0)
 
 
+@dataclass(frozen=True, slots=True)
+class _Template:
+    """Where the special tokens go around one text, or around two.
+
+    Learned from the tokenizer's own post-processor once, so that texts can be cut here: the library keeps every piece it
+    cuts off, and for pairs combines each with each, which for two long texts takes gigabytes.
+
+    Attributes:
+        specials: The special tokens before, between and after the texts: one run more than there are texts.
+        type_ids: Token type of each text.
+    """
+
+    specials: tuple[Tokens, ...]
+    type_ids: tuple[int, ...]
+
+    @classmethod
+    def learn(cls, tokenizer: Tokenizer, probes: tuple[str, ...]) -> _Template | None:
+        """Look at what the post-processor does to texts with tokens; None if they have none."""
+        encoding = tokenizer.encode(*probes)
+        ids, types, owners = encoding.ids, encoding.type_ids, encoding.sequence_ids
+        if not set(range(len(probes))) <= set(owners):
+            return None
+        starts = [owners.index(text) for text in range(len(probes))]
+        ends = [len(owners) - owners[::-1].index(text) for text in range(len(probes))]
+        gaps = zip([0, *ends], [*starts, len(owners)], strict=True)
+        specials = tuple(
+            Tokens(np.array(ids[i:j], np.int64), np.array(types[i:j], np.int64)) for i, j in gaps
+        )
+        return cls(specials, tuple(types[start] for start in starts))
+
+    @property
+    def size(self) -> int:
+        """Number of special tokens."""
+        return sum(map(len, self.specials))
+
+    def assemble(self, texts: Sequence[Sequence[int]]) -> Tokens:
+        """Put the special tokens around the token ids of one text, or of two."""
+        ids, types = [self.specials[0].ids], [self.specials[0].type_ids]
+        for text, type_id, special in zip(texts, self.type_ids, self.specials[1:], strict=True):
+            ids += [np.array(text, np.int64), special.ids]
+            types += [np.full(len(text), type_id, np.int64), special.type_ids]
+        return Tokens(np.concatenate(ids), np.concatenate(types))
+
+
 class TextTokenizer:
     """Tokenizer of one model; immutable, so safe to share between threads.
 
@@ -84,16 +130,19 @@ class TextTokenizer:
             raise CorruptModel(f"{self.file} is not a tokenizer: {error}", "fetch the file again") from error
         _apply_overrides(tokenizer, spec)
         tokenizer.no_padding()  # batches are padded here, to lengths of our choice
-        tokenizer.no_truncation()
-        if spec.max_seq_length is not None:
-            tokenizer.enable_truncation(
-                spec.max_seq_length, strategy="longest_first", direction=spec.truncation_side
-            )
+        tokenizer.no_truncation()  # and cut here
         self._tokenizer = tokenizer
+        self._single, self._pair = self._template(1), self._template(2)
         self.pad_id = self._pad_id(spec.pad_token)
         marked = (token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special)
         named = (tokenizer.token_to_id(token) for token in spec.special_tokens.union(marked))
         self.special_ids = frozenset(number for number in named if number is not None)
+
+    def _template(self, texts: int) -> _Template:
+        for probe in _PROBES:
+            if template := _Template.learn(self._tokenizer, (probe,) * texts):
+                return template
+        raise CorruptModel(f"{self.file} makes no tokens of {', '.join(_PROBES)}", "fetch the file again")
 
     def _pad_id(self, token: str | None) -> int:
         if token is None:
@@ -102,6 +151,12 @@ class TextTokenizer:
         if number is None:
             raise CorruptModel(f"{self.file} has no token {token!r}, which its configuration pads with")
         return number
+
+    def with_max_seq_length(self, length: int | None) -> TextTokenizer:
+        """Return the same tokenizer with another limit; the vocabulary is shared."""
+        other = copy(self)
+        other.spec = replace(self.spec, max_seq_length=length)
+        return other
 
     def tokenize(self, texts: Sequence[Text]) -> list[Tokens]:
         """Tokenise texts and pairs of texts, special tokens included, each cut to ``max_seq_length``.
@@ -112,15 +167,25 @@ class TextTokenizer:
         Raises:
             InputError: If a text has a lone surrogate, which no UTF-8 reader can represent.
         """
-        encodings = self._encode(texts)
+        parts = [part for text in texts for part in ((text,) if isinstance(text, str) else text)]
+        owners = [index for index, text in enumerate(texts) for _ in range(1 if isinstance(text, str) else 2)]
+        tokens = iter(self._ids(parts, owners))
+        rows = []
+        for text in texts:
+            if isinstance(text, str):
+                rows.append(self._single.assemble([self._cut(next(tokens), self._room(self._single))]))
+            else:
+                first, second = next(tokens), next(tokens)
+                sizes = _longest_first(len(first), len(second), self._room(self._pair))
+                rows.append(self._pair.assemble([self._cut(first, sizes[0]), self._cut(second, sizes[1])]))
         if self.spec.token_types:
-            return [Tokens(np.array(e.ids, np.int64), np.array(e.type_ids, np.int64)) for e in encodings]
-        return [Tokens(np.array(e.ids, np.int64), np.zeros(len(e.ids), np.int64)) for e in encodings]
+            return rows
+        return [Tokens(row.ids, np.zeros_like(row.ids)) for row in rows]
 
     def count_prompt(self, prompt: str) -> int:
         """Return how many leading tokens belong to ``prompt``: its own, without a special token at its end."""
-        ids = self._encode([prompt])[0].ids
-        return len(ids) - 1 if ids and ids[-1] in self.special_ids else len(ids)
+        ids = self.tokenize([prompt])[0].ids
+        return len(ids) - 1 if len(ids) and int(ids[-1]) in self.special_ids else len(ids)
 
     def pad(self, rows: Sequence[Tokens], prompt_length: int = 0, length: int | None = None) -> Batch:
         """Put tokenised texts into one rectangle.
@@ -128,10 +193,9 @@ class TextTokenizer:
         Args:
             rows: At least one text.
             prompt_length: Passed on to the batch.
-            length: Length T to pad to; the longest text's if None.
+            length: Length T to pad to; the longest text's if None. At least 1, since engines refuse empty arrays.
         """
-        longest = max(len(row) for row in rows)
-        shape = (len(rows), max(longest, length or 0))
+        shape = (len(rows), max(1, length or 0, *(len(row) for row in rows)))
         ids = np.full(shape, self.pad_id, np.int64)
         mask = np.zeros(shape, np.int64)
         types = np.full(shape, self.spec.pad_type_id if self.spec.token_types else 0, np.int64)
@@ -143,39 +207,59 @@ class TextTokenizer:
             types[index, place] = row.type_ids
         return Batch(ids, mask, types, prompt_length)
 
-    def _encode(self, texts: Sequence[Text]) -> list[Encoding]:
+    def _room(self, template: _Template) -> int | None:
+        """Tokens that a text may have beside the special ones; None is no limit."""
+        return None if self.spec.max_seq_length is None else max(0, self.spec.max_seq_length - template.size)
+
+    def _cut(self, ids: Sequence[int], room: int | None) -> Sequence[int]:
+        if room is None or len(ids) <= room:
+            return ids
+        return ids[len(ids) - room :] if self.spec.truncation_side == "left" else ids[:room]
+
+    def _ids(self, texts: Sequence[str], owners: Sequence[int]) -> list[list[int]]:
+        """Token ids of texts, without special tokens; those of very long ones as far as they are needed.
+
+        Args:
+            texts: Texts.
+            owners: For each, the position in the call of the input that it belongs to.
+        """
         limit = self.spec.max_seq_length
         try:
             if limit is not None and self.spec.truncation_side == "right":
-                texts = [self._shorten(text, limit) if _size(text) > SHORT_TEXT else text for text in texts]
-            encodings: list[Encoding] = self._tokenizer.encode_batch_fast(texts)
+                texts = [self._shorten(text, limit) if len(text) > LONG_TEXT else text for text in texts]
+            encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         except (TypeError, UnicodeError):
-            for index, text in enumerate(texts):
-                _check_unicode(index, text)
+            for owner, text in zip(owners, texts, strict=True):
+                _check_unicode(owner, text)
             raise
-        return encodings
+        return [encoding.ids for encoding in encodings]
 
-    def _shorten(self, text: Text, limit: int) -> Text:
-        """Cut off what truncation would throw away anyway, so that 10 MB cost no more than a page."""
-        if isinstance(text, tuple):
-            first, second = text
-            return self._shorten_one(first, limit), self._shorten_one(second, limit)
-        return self._shorten_one(text, limit)
-
-    def _shorten_one(self, text: str, limit: int) -> str:
-        size = max(SHORT_TEXT // 2, limit * CHARACTERS_PER_TOKEN)
+    def _shorten(self, text: str, limit: int) -> str:
+        """Cut off what will be cut off as tokens anyway, so that 10 MB cost no more than a page."""
+        size = max(LONG_TEXT // 2, limit * CHARACTERS_PER_TOKEN)
         while size < len(text):
             # end at a space if one is near; where none is, twice the tokens needed keep half a word out of the result
             end = text.rfind(" ", size - 256, size)
             head = text[: end if end > 0 else size]
-            if self._untruncated_length(head) >= 2 * limit:
+            if len(self._tokenizer.encode(head, add_special_tokens=False).ids) >= 2 * limit:
                 return head
             size *= 4
         return text
 
-    def _untruncated_length(self, text: str) -> int:
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        return len(encoding.ids) + sum(len(rest.ids) for rest in encoding.overflowing)
+
+def _longest_first(first: int, second: int, room: int | None) -> tuple[int, int]:
+    """Tokens that each of a pair keeps: the longer is cut until both fit, then both alike.
+
+    Which of the two gets an odd token is what ``tokenizers`` does.
+    """
+    if room is None or first + second <= room:
+        return first, second
+    short, long = sorted((first, second))
+    long = short if short > room else max(short, room - short)
+    if short + long > room:
+        short = room // 2
+        long = room - short
+    return (long, short) if first > second else (short, long)
 
 
 def _apply_overrides(tokenizer: Tokenizer, spec: TokenizerSpec) -> None:
@@ -228,18 +312,13 @@ def _state(component: Any) -> dict[str, Any]:
     return state
 
 
-def _size(text: Text) -> int:
-    return len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
-
-
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def _check_unicode(index: int, text: Text) -> None:
-    for part in (text,) if isinstance(text, str) else text:
-        if found := _SURROGATE.search(part):
-            raise InputError(
-                f"text {index} has a lone surrogate, U+{ord(found[0]):04X} at character {found.start()}: not valid Unicode",
-                "decode the input properly, or replace it: text.encode('utf-8', 'replace').decode()",
-                index=index,
-            )
+def _check_unicode(index: int, text: str) -> None:
+    if found := _SURROGATE.search(text):
+        raise InputError(
+            f"text {index} has a lone surrogate, U+{ord(found[0]):04X} at character {found.start()}: not valid Unicode",
+            "decode the input properly, or replace it: text.encode('utf-8', 'replace').decode()",
+            index=index,
+        )

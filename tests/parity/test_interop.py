@@ -1,4 +1,4 @@
-"""Files travel both ways: sentence-transformers serves what we export, we serve what it and optimum-cli export."""
+"""Files travel both ways: sentence-transformers serves what we export, we serve what it and optimum export."""
 
 import shutil
 import warnings
@@ -8,21 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from parity.comparing import TEXTS, TOLERANCES, Exported, Load, largest_error, serve
 from sentence_transformers import SentenceTransformer as Oracle
-from tiny import ARCHITECTURES
 
-from stopt import SentenceTransformer
+from stopt import OptionError, SentenceTransformer
 
 Tiny = Callable[..., Path]
 
-FILES = {"onnx": ("onnx/model.onnx", "model.onnx"), "openvino": ("openvino/openvino_model.xml",)}
+FILES = {"onnx": "onnx/model.onnx", "openvino": "openvino/openvino_model.xml"}
 # sentence-transformers leaves the precision to OpenVINO unless told
 THEIR_OPTIONS: dict[str, dict[str, Any]] = {
     "onnx": {"provider": "CPUExecutionProvider"},
     "openvino": {"ov_config": {"INFERENCE_PRECISION_HINT": "f32"}},
 }
+# with token types and without, positions of their own, no tokenizer class, an encoder-decoder, two decoders
+ARCHITECTURES_OF_EVERY_KIND = ("bert", "xlm-roberta", "modernbert", "t5", "gemma3", "qwen3")
 SINGLE_TEXTS = [text for text in TEXTS if isinstance(text, str)]
 
 
@@ -42,15 +44,14 @@ def _theirs(folder: Path, backend: str, **options: Any) -> Oracle:
 
 
 @pytest.mark.parametrize("backend", FILES)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES_OF_EVERY_KIND)
 def test_sentence_transformers_serves_what_we_export(
     exported: Exported, oracle: Load, architecture: str, backend: str
 ) -> None:
     folder = exported(architecture)
     expected = oracle(folder).encode(list(TEXTS))
-    for name in FILES[backend]:
-        found = _theirs(folder, backend, file_name=name, export=False).encode(list(TEXTS))
-        assert largest_error(found, expected) <= TOLERANCES[backend]
+    model = _theirs(folder, backend, file_name=FILES[backend], export=False)
+    assert largest_error(model.encode(list(TEXTS)), expected) <= TOLERANCES[backend]
 
 
 @pytest.mark.parametrize("backend", FILES)
@@ -64,7 +65,7 @@ def test_sentence_transformers_finds_our_file_unasked(
 
 
 @pytest.mark.parametrize("backend", FILES)
-@pytest.mark.parametrize("architecture", ["bert", "roberta", "qwen3"])
+@pytest.mark.parametrize("architecture", ["bert", "qwen3"])
 def test_we_serve_what_sentence_transformers_exports(
     tiny: Tiny, oracle: Load, tmp_path: Path, architecture: str, backend: str
 ) -> None:
@@ -72,7 +73,7 @@ def test_we_serve_what_sentence_transformers_exports(
     with _their_warnings():
         model = Oracle(str(source), device="cpu", backend=backend, model_kwargs={"export": True})
         model.save_pretrained(str(tmp_path / "theirs"))
-    assert (tmp_path / "theirs" / FILES[backend][0]).is_file()
+    assert (tmp_path / "theirs" / FILES[backend]).is_file()
     assert not list((tmp_path / "theirs").glob("*.safetensors"))
     ours = serve(tmp_path / "theirs", backend)
     for name in (None, "query"):
@@ -134,18 +135,16 @@ def test_we_serve_what_optimum_exports(
 ) -> None:
     model = serve(optimum_export(backend, library), backend)
     theirs = oracle(tiny("bert", prompts={"query": "query: "}, normalize=True))
+    # optimum's graphs for sentence-transformers have no token_type_ids, which pairs need
+    texts = SINGLE_TEXTS if library == "sentence_transformers" else list(TEXTS)
     for name in (None, "query"):
-        expected = theirs.encode(list(TEXTS), prompt_name=name)
-        assert largest_error(model.encode(list(TEXTS), prompt_name=name), expected) <= TOLERANCES[backend]
+        expected = theirs.encode(texts, prompt_name=name)
+        assert largest_error(model.encode(texts, prompt_name=name), expected) <= TOLERANCES[backend]
 
 
 def test_a_graph_with_only_the_pooled_output_is_served(
     tiny: Tiny, oracle: Load, optimum_export: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
-    import onnx
-
-    from stopt import OptionError
-
     source = optimum_export("onnx", "sentence_transformers")
     folder = shutil.copytree(source, tmp_path / "model")
     graph = onnx.load(folder / "model.onnx")
@@ -155,8 +154,8 @@ def test_a_graph_with_only_the_pooled_output_is_served(
     graph.graph.output.extend(outputs)
     onnx.save(graph, folder / "model.onnx")
     model = SentenceTransformer(folder, backend="onnx")
-    expected = oracle(tiny("bert", prompts={"query": "query: "}, normalize=True)).encode(list(TEXTS))
-    assert largest_error(model.encode(list(TEXTS)), expected) <= TOLERANCES["onnx"]
+    expected = oracle(tiny("bert", prompts={"query": "query: "}, normalize=True)).encode(SINGLE_TEXTS)
+    assert largest_error(model.encode(SINGLE_TEXTS), expected) <= TOLERANCES["onnx"]
     with pytest.raises(OptionError, match="gives no token embeddings"):
         model.encode("a", output_value="token_embeddings")
 

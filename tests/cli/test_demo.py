@@ -1,0 +1,63 @@
+"""``stopt demo``: the main job on the real model, from the wheel to the most similar pair."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from stopt.cli.main import cli
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("demo") / "stopt-demo"
+
+
+@pytest.fixture(scope="module")
+def first(output: Path) -> Result:
+    return CliRunner().invoke(cli, ["demo", "-o", str(output)])
+
+
+def test_a_newcomer_sees_files_parity_and_what_to_do_next(first: Result, output: Path) -> None:
+    assert first.exit_code == 0, first.output
+    folder = output / "all-MiniLM-L6-v2"
+    header, _, onnx, openvino, *rest = first.stdout.splitlines()
+    assert header.split("  ")[0] == "file"
+    assert onnx.split()[0] == "onnx/model.onnx"
+    assert openvino.split()[0] == "openvino/openvino_model.xml"
+    assert "most similar of 8 sentences (0.680):" in rest
+    assert "  How do I reset my password?" in rest
+    assert f"  stopt check {folder}" in rest
+    assert "[1/2] making onnx/model.onnx" in first.stderr
+
+
+def test_the_files_are_there_and_recorded(first: Result, output: Path) -> None:
+    folder = output / "all-MiniLM-L6-v2"
+    manifest = json.loads((folder / "stopt.json").read_text(encoding="utf-8"))
+    for name, record in manifest["files"].items():
+        assert (folder / name).is_file()
+        assert record["parity"]["min_cosine"] > 0.99999
+
+
+def test_a_second_run_reuses_them(first: Result, output: Path, run, one_document) -> None:
+    file = output / "all-MiniLM-L6-v2/onnx/model.onnx"
+    made = file.stat().st_mtime_ns
+    result = run("demo", "-o", output, "--format", "json")
+    assert "has been exported and checked before" in result.stderr
+    assert file.stat().st_mtime_ns == made
+    found = one_document(result)["result"]
+    assert [each["file"] for each in found["files"]] == ["onnx/model.onnx", "openvino/openvino_model.xml"]
+    assert all(each["texts_per_second"] > 0 for each in found["files"])
+    assert found["most_similar"]["score"] == pytest.approx(0.680, abs=2e-3)
+    assert found["folder"] == str(output / "all-MiniLM-L6-v2")
+
+
+@pytest.mark.slow  # exports once more
+def test_a_damaged_file_is_made_again(first: Result, output: Path, run) -> None:
+    file = output / "all-MiniLM-L6-v2/onnx/model.onnx"
+    file.write_bytes(file.read_bytes()[:1000])
+    result = run("demo", "-o", output, "-q")
+    assert result.exit_code == 0
+    assert result.stdout == f"{output / 'all-MiniLM-L6-v2'}\n"
+    assert file.stat().st_size > 80_000_000

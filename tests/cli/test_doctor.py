@@ -1,0 +1,93 @@
+"""``stopt doctor``: what is here, what is missing, what is broken."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from stopt import __version__
+
+REPOSITORY = Path(__file__).parents[2]
+EXTRAS = ("onnx", "openvino", "torch", "convert", "demo")
+LEAN = ("stopt", "click", "numpy", "tokenizers", "safetensors", "huggingface_hub", "packaging")
+
+
+def doctor(site: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run it in an installation that has only what ``site`` has."""
+    if not (site / "stopt").exists():
+        (site / "stopt").symlink_to(REPOSITORY / "stopt")
+    return subprocess.run(
+        [sys.executable, "-S", "-m", "stopt", "doctor", *args],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=site,
+        env={**os.environ, "PYTHONPATH": str(site)},
+    )
+
+
+def test_people_see_engines_versions_and_extras(run) -> None:
+    result = run("doctor")
+    assert result.exit_code == 0
+    shown = result.stdout
+    assert f"{__version__}, Python " in shown
+    assert version("onnxruntime") in shown
+    assert "CPUExecutionProvider" in shown
+    assert "openvino runs on" in shown
+    assert shown.count("  ready\n") == len(EXTRAS)
+    assert not result.stderr
+
+
+def test_programs_get_the_same(run, one_document) -> None:
+    found = one_document(run("doctor", "--format", "json"))["result"]
+    assert found["versions"]["torch"] == version("torch")
+    assert "CPUExecutionProvider" in found["engines"]["onnxruntime"]
+    assert found["missing"] == {key: [] for key in EXTRAS}
+    assert found["machine"]["threads"] >= 1
+    assert found["conflicts"] == []
+
+
+def test_quiet_is_the_verdict(run) -> None:
+    assert run("doctor", "-q").stdout == "ok\n"
+
+
+def test_what_is_missing_comes_with_the_command_that_installs_it(lean_site) -> None:
+    site = lean_site(*LEAN)
+    found = doctor(site).stdout
+    assert re.search(r"^onnxruntime +not installed$", found, re.MULTILINE)
+    assert "onnx      missing onnxruntime: pip install 'stopt[onnx]'" in found
+    assert "torch     missing torch, transformers: pip install 'stopt[torch]'" in found
+    assert "runs on" not in found
+    result = json.loads(doctor(site, "--format", "json").stdout)["result"]
+    assert result["engines"] == {"onnxruntime": [], "openvino": [], "torch": []}
+    assert result["missing"]["openvino"] == ["openvino"]
+    assert result["versions"]["torch"] is None
+
+
+def test_an_engine_that_does_not_start_is_told_not_raised(lean_site) -> None:
+    site = lean_site(*LEAN)
+    (site / "onnxruntime").mkdir()
+    broken = "raise ImportError('libonnxruntime.so: cannot open shared object file')\n"
+    (site / "onnxruntime/__init__.py").write_text(broken, encoding="utf-8")
+    found = doctor(site).stdout
+    assert "conflict: onnxruntime is installed but does not start: libonnxruntime.so: cannot open" in found
+    assert doctor(site, "-q").stdout == "conflicts\n"
+
+
+def test_versions_outside_the_declared_range_are_conflicts(lean_site) -> None:
+    site = lean_site(*LEAN)
+    old = site / "transformers-4.0.0.dist-info"
+    old.mkdir()
+    (old / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: transformers\nVersion: 4.0.0\n", encoding="utf-8"
+    )
+    assert "conflict: transformers 4.0.0 is installed, stopt needs " in doctor(site).stdout
+
+
+def test_sources_that_are_not_installed_are_called_that(lean_site) -> None:
+    assert (
+        "conflict: stopt runs from its sources without being installed" in doctor(lean_site(*LEAN[1:])).stdout
+    )
