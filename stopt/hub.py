@@ -16,7 +16,7 @@ __all__ = ["Source", "fetch"]
 
 # everything a model needs beside the weights of its transformer; safetensors of modules are small
 _SIDECARS = ("*.json", "*.txt", "*.model", "*_*/config.json", "*_*/model.safetensors")
-WEIGHTS = ("model*.safetensors", "*_Transformer/*", "0_*/*")
+WEIGHTS = ("model*.safetensors", "0_*/*.safetensors", "0_*/*.json", "0_*/*.txt", "0_*/*.model")
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,6 +188,8 @@ class StaticOnnxOptions(ConversionOptions):
         calibration: Texts that the ranges come from.
         method: How a range is made of what was seen.
         percentile: Share of values within the range, for that method.
+        smooth_quant_alpha: How far outliers are moved from activations into weights, 0 to 1; a negative value does
+            without.
         per_channel: A scale per output channel of a weight.
         nodes_to_exclude: Nodes of the graph that stay in float.
         op_types_to_exclude: Operators that stay in float.
@@ -197,6 +199,7 @@ class StaticOnnxOptions(ConversionOptions):
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
     method: CalibrationMethod = CalibrationMethod.MINMAX
     percentile: float = 99.999
+    smooth_quant_alpha: float = 0.7
     per_channel: bool = True
     nodes_to_exclude: tuple[str, ...] = ()
     op_types_to_exclude: tuple[str, ...] = ()

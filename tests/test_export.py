@@ -353,10 +353,8 @@ def test_command_says_only_what_is_its_own(tiny_copy: Tiny, texts: Path) -> None
         f"[2/2] making {OPENVINO[1]}",
         f"Next: stopt check {folder}",
     ]
-    assert [line.split()[0] for line in done.stdout.splitlines()] == [
-        str(folder / ONNX),
-        str(folder / OPENVINO[1]),
-    ]
+    assert str(folder / ONNX) in done.stdout
+    assert str(folder / OPENVINO[1]) in done.stdout
 
 
 @pytest.mark.parametrize(

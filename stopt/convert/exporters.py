@@ -19,6 +19,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from stopt.convert.interrupts import postponed
 from stopt.errors import ConversionError
 from stopt.runtime.sessions.torch import quiet
 from stopt.spec import Backend
@@ -43,7 +44,7 @@ def export_graph(model: Any, backend: Backend, file: Path, *, token_types: bool)
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with silent():
+        with postponed(), silent():
             _EXPORTERS[backend](model, file, token_types)
     except OSError:
         raise

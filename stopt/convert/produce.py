@@ -19,6 +19,7 @@ from typing import Any
 
 from stopt import hub
 from stopt.artifact import MANIFEST, FileRecord, Manifest, commit, describe_parts, sha256, staging
+from stopt.convert.interrupts import postponed
 from stopt.errors import ArtifactError, UnsupportedModel
 from stopt.folder import contained
 from stopt.parity import ParityReport, Reference, compare, sample_texts, token_mismatch, tolerance_for
@@ -162,8 +163,9 @@ def produce(
             produced, record = _make(product, workshop, reference, options)
             manifest = manifest.with_file(product.name, record)
             made.append((produced, record))
-        commit(staged, target, [*sidecars, *(part for _, record in made for part in record.parts)])
-        manifest.write(target)
+        with postponed():
+            commit(staged, target, [*sidecars, *(part for _, record in made for part in record.parts)])
+            manifest.write(target)
     return [produced for produced, _ in made]
 
 
@@ -230,6 +232,12 @@ def move_model(made: Path, file: Path) -> None:
         if path.name.startswith(made.name) and path != made:
             path.replace(file.parent / path.name)
     made.replace(file)
+
+
+def _origin(source: hub.Source) -> dict[str, str | None]:
+    """What the manifest says of the source: a Hub id, or the name of a folder without the path, which is nobody's business."""
+    name = source.name if source.revision else source.folder.resolve().name
+    return {"name": name, "revision": source.revision}
 
 
 def _default_target(source: hub.Source) -> Path:

@@ -147,7 +147,7 @@ class SentenceTransformer:
         if sentences is not None:
             warnings.warn("sentences= is now called inputs=", DeprecationWarning, stacklevel=2)
             inputs = sentences if inputs is None else inputs
-        if device not in (None, self.device):
+        if device is not None and not _names(str(device), self.device):
             raise OptionError(
                 f"the model is on {self.device!r}, not on {device!r}",
                 "give device= to the constructor instead",
@@ -320,3 +320,8 @@ class SentenceTransformer:
             f"SentenceTransformer({session.file}, backend={session.backend.value!r}, device={session.device!r}, "
             f"precision={session.precision!r}, dimension={self.get_embedding_dimension()})"
         )
+
+
+def _names(device: str, actual: str) -> bool:
+    """Whether ``device`` names the device that an engine runs on: in its own words, or by kind (``cpu``)."""
+    return device == actual or (":" not in device and actual.lower().startswith(device.lower()))

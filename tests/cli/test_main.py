@@ -95,7 +95,7 @@ def test_every_option_has_a_help_text(name) -> None:
 
 def test_an_option_means_the_same_in_every_command() -> None:
     seen: dict[str, tuple[str, str | None]] = {}
-    ours = {"backend", "from", "output", "texts"}  # what a command makes, opens or reads differs
+    ours = {"backend", "column", "from", "output", "texts"}  # what a command reads, opens or makes differs
     for name in COMMANDS:
         for parameter in cli.commands[name].params:
             if isinstance(parameter, click.Option) and not ours & {o.lstrip("-") for o in parameter.opts}:
