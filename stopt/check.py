@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from stopt import hub
 from stopt.artifact import Manifest, engine_files, locate
 from stopt.errors import ArtifactError, OptionError, UnsupportedModel
 from stopt.folder import contained
 from stopt.parity import ParityReport, Reference, compare, sample_texts, token_mismatch, tolerance_for
+from stopt.quality import QualityReport, Retrieval, StsPairs, read_retrieval, read_sts
 from stopt.reading import read_spec
+from stopt.runtime.encoding import EncodeOptions, encode
 from stopt.runtime.modules import load_modules
 from stopt.runtime.options import OnnxOptions, OpenVinoOptions, TorchOptions, parse_model_kwargs
 from stopt.runtime.pipeline import Pipeline
@@ -19,6 +22,8 @@ from stopt.runtime.sessions import open_file
 from stopt.spec import Backend
 
 __all__ = ["CheckOptions", "check"]
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,8 @@ class CheckOptions:
         texts: Texts to check with; None takes those that ship with stopt.
         min_cosine: Smallest cosine with torch that passes; None is the default of each file's precision.
         max_abs: Largest difference that passes; None is the default of each file's precision.
+        sts: TSV file of sentence pairs with scores, to correlate with.
+        retrieval: Folder of a retrieval set in BEIR's layout, to search in.
     """
 
     file_name: str | None = None
@@ -38,10 +45,12 @@ class CheckOptions:
     texts: Sequence[str] | None = None
     min_cosine: float | None = None
     max_abs: float | None = None
+    sts: Path | None = None
+    retrieval: Path | None = None
 
 
 def check(
-    model: str | Path, options: CheckOptions | None = None, say: Callable[[str], None] = lambda _: None
+    model: str | Path, options: CheckOptions | None = None, say: Say = lambda _: None
 ) -> list[ParityReport]:
     """Compare files with torch.
 
@@ -63,11 +72,13 @@ def check(
     root = source.folder
     spec = read_spec(root)
     files = _files(root, chosen.file_name)
+    benchmarks = _benchmarks(chosen)
     say("running the original weights in torch")
     pipeline = Pipeline.open(root, spec, TorchOptions(dtype="float32"), "cpu")
     reference = Reference.measure(pipeline, list(chosen.texts or sample_texts()))
     if mismatch := token_mismatch(pipeline, reference.texts):
         raise UnsupportedModel(source.name, [f"stopt and transformers tokenise differently: {mismatch}"])
+    expected = [_measure(benchmark, pipeline, "torch", say) for benchmark in benchmarks]
     manifest = Manifest.read(root)
     reports = []
     for backend, file in files:
@@ -80,8 +91,35 @@ def check(
         recorded = manifest.files[name].precision if manifest and name in manifest.files else ""
         precision = _precision(name, recorded, session.precision)
         tolerance = tolerance_for(precision, min_cosine=chosen.min_cosine, max_abs=chosen.max_abs)
-        reports.append(compare(reference, candidate, tolerance, precision=precision, name=name))
+        report = compare(reference, candidate, tolerance, precision=precision, name=name)
+        quality = [
+            QualityReport(metric, figures[metric], found[metric])
+            for benchmark, figures in zip(benchmarks, expected, strict=True)
+            for found in [_measure(benchmark, candidate, name, say)]
+            for metric in figures
+        ]
+        reports.append(replace(report, quality=tuple(quality)))
     return reports
+
+
+def _benchmarks(options: CheckOptions) -> list[StsPairs | Retrieval]:
+    found: list[StsPairs | Retrieval] = []
+    if options.sts is not None:
+        found.append(read_sts(options.sts))
+    if options.retrieval is not None:
+        found.append(read_retrieval(options.retrieval))
+    return found
+
+
+def _measure(benchmark: StsPairs | Retrieval, pipeline: Pipeline, name: str, say: Say) -> dict[str, float]:
+    """Run a benchmark, with the prompts that the model has for queries and documents."""
+    say(f"measuring {benchmark.name} with {name}")
+    prompts = pipeline.spec.prompts
+
+    def embed(texts: Sequence[str], prompt: str) -> Any:
+        return encode(pipeline, list(texts), EncodeOptions(prompt=prompts.get(prompt) or ""))
+
+    return benchmark.measure(embed, pipeline.spec.similarity)
 
 
 def _files(root: Path, file_name: str | None) -> list[tuple[Backend, Path]]:

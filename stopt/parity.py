@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stopt.errors import ParityError
-from stopt.quality import rank_overlap
+from stopt.quality import QualityReport, rank_overlap
 from stopt.runtime.batching import plan_batches
 from stopt.runtime.encoding import numpy_array
 from stopt.runtime.pipeline import Pipeline
@@ -117,6 +117,7 @@ class ParityReport:
         rank_overlap: Share of each text's ten nearest texts that stay the same, on average.
         tolerance: What was allowed.
         failures: What of it was exceeded, in words; empty if the file passed.
+        quality: Figures on benchmarks, where some were given.
     """
 
     candidate: str
@@ -133,6 +134,7 @@ class ParityReport:
     rank_overlap: float
     tolerance: Tolerance
     failures: tuple[str, ...]
+    quality: tuple[QualityReport, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -150,7 +152,8 @@ class ParityReport:
             name: (round(value, 9) if math.isfinite(value) else None) if isinstance(value, float) else value
             for name, value in asdict(self).items()
         }
-        return {**plain, "failures": list(self.failures), "passed": self.passed}
+        quality = [{**asdict(each), "kept": round(each.kept, 6)} for each in self.quality]
+        return {**plain, "failures": list(self.failures), "passed": self.passed, "quality": quality}
 
     def failure(self) -> ParityError | None:
         """Return the error that says what is wrong with the file; None if it passed."""

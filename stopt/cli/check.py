@@ -23,6 +23,18 @@ __all__ = ["check"]
 @options.thresholds
 @options.texts
 @click.option(
+    "--sts",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Correlate with the scores of sentence pairs: TSV with score, sentence1, sentence2.",
+)
+@click.option(
+    "--retrieval",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Search a retrieval set in BEIR's layout: nDCG@10 and recall@10.",
+)
+@click.option(
     "--junit",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
@@ -36,6 +48,8 @@ def check(
     min_cosine: float | None,
     max_abs: float | None,
     texts: Path | None,
+    sts: Path | None,
+    retrieval: Path | None,
     junit: Path | None,
     out: Output,
 ) -> None:
@@ -57,7 +71,7 @@ def check(
 
     if junit is not None:
         require_folder_of(junit)
-    chosen = CheckOptions(file_name, dtype, options.load_texts(texts), min_cosine, max_abs)
+    chosen = CheckOptions(file_name, dtype, options.load_texts(texts), min_cosine, max_abs, sts, retrieval)
     reports = run(model, chosen, out.step)
     rows = [
         [
@@ -66,13 +80,36 @@ def check(
             f"{report.min_cosine:.6f}",
             f"{report.mean_cosine:.6f}",
             f"{report.max_abs:.1e}",
+            f"{100 * report.rank_overlap:.1f} %",
             f"{report.batch_cosine:.6f}",
             "ok" if report.passed else "FAILED",
         ]
         for report in reports
     ]
-    header = ["file", "precision", "cosine min", "mean", "max error", "alone/batch", "verdict"]
+    header = [
+        "file",
+        "precision",
+        "cosine min",
+        "mean",
+        "max error",
+        "same neighbours",
+        "alone/batch",
+        "verdict",
+    ]
     lines = [table(rows, header)]
+    measured = [
+        [
+            report.candidate,
+            each.metric,
+            f"{each.reference:.4f}",
+            f"{each.candidate:.4f}",
+            f"{100 * each.kept:.2f} %",
+        ]
+        for report in reports
+        for each in report.quality
+    ]
+    if measured:
+        lines += ["", table(measured, ["file", "benchmark", "torch", "file's", "kept"])]
     lines += [
         f"{report.candidate}: worst text {report.worst_text!r}" for report in reports if not report.passed
     ]

@@ -92,7 +92,7 @@ def _encoder_config(model: Any, exporter: str, token_types: bool) -> Any:
                 exporter, model_type=model.config.model_type, task=_TASK, library_name="transformers"
             ).func
     names = ["input_ids", "attention_mask"]
-    if token_types and "token_type_ids" in signature(model.forward).parameters and _has_token_types(model):
+    if token_types and "token_type_ids" in signature(model.forward).parameters:
         names.append("token_type_ids")
     axes = {0: "batch_size", 1: "sequence_length"}
     members = {
@@ -101,10 +101,6 @@ def _encoder_config(model: Any, exporter: str, token_types: bool) -> Any:
         "outputs": property(lambda _: {"last_hidden_state": dict(axes)}),
     }
     return type("EncoderConfig", (base,), members)(model.config, task=_TASK)
-
-
-def _has_token_types(model: Any) -> bool:
-    return bool(getattr(model.config, "type_vocab_size", 1))
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def dynamic_onnx(source: Path, file: Path, options: DynamicOptions) -> Mapping[s
         operator for operator in config.operators_to_quantize if operator not in options.op_types_to_exclude
     ]
     with silent(), TemporaryDirectory(dir=file.parent.parent, prefix=".") as made:
-        ORTQuantizer(source).quantize(
+        ORTQuantizer(_typed(source, Path(made))).quantize(
             config,
             made,
             file_suffix=file.stem.removeprefix(f"{source.stem}_"),
@@ -50,6 +50,35 @@ def dynamic_onnx(source: Path, file: Path, options: DynamicOptions) -> Mapping[s
         )
         move_model(Path(made) / file.name, file)
     return {"operators": sorted(map(str, config.operators_to_quantize)), "weights": config.weights_dtype.name}
+
+
+def _typed(source: Path, folder: Path) -> Path:
+    """The file, or a copy in ``folder`` that says what the quantiser must know and cannot infer.
+
+    Inference of types ends at fused operators (O2 and up), which are not ONNX's own: what products make is float. A
+    plain graph is used as it is, so that the result has the same bits as elsewhere.
+    """
+    import onnx
+
+    # the copy has data of its own: files are found beside the graph
+    inferred = folder / "inferred.onnx"
+    onnx.shape_inference.infer_shapes_path(source, inferred)
+    graph = onnx.load(inferred, load_external_data=False).graph
+    inferred.unlink()
+    known = {value.name for value in (*graph.value_info, *graph.output) if value.type.tensor_type.elem_type}
+    missing = [
+        name for node in graph.node if node.op_type == "MatMul" for name in node.output if name not in known
+    ]
+    if not missing:
+        return source
+    model = onnx.load(source)
+    model.graph.value_info.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in missing
+    )
+    copy = folder / "typed" / source.name
+    copy.parent.mkdir()
+    onnx.save_model(model, copy, save_as_external_data=has_external_data(source))
+    return copy
 
 
 def static_onnx(

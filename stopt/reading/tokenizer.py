@@ -170,10 +170,17 @@ def read_tokenizer(
         truncation_side=_side(config, "truncation_side", "right", config_file),
         pad_token=tokens.get("pad_token", family.pad_token),
         pad_type_id=_pad_type_id(config, config_file),
-        token_types="token_type_ids" in names if isinstance(names, list) else family.token_types,
+        token_types=_has_token_types(model)
+        and ("token_type_ids" in names if isinstance(names, list) else family.token_types),
         special_tokens=frozenset(tokens.values()),
         overrides=overrides,
     )
+
+
+def _has_token_types(model: Mapping[str, Any]) -> bool:
+    """Whether the transformer tells token types apart; a single type, or none, need not be fed."""
+    kinds = model.get("type_vocab_size", 2 if model["model_type"] == "xlnet" else 0)
+    return isinstance(kinds, int) and kinds > 1
 
 
 def _overrides(config: Mapping[str, Any], family: _Family, tokens: Mapping[str, str]) -> dict[str, object]:

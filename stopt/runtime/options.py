@@ -142,10 +142,16 @@ def parse_model_kwargs(backend: Backend, given: Mapping[str, Any] | None) -> Eng
 
 def _check_types(values: Mapping[str, Any]) -> None:
     if not isinstance(values.get("export"), bool | None):
-        raise OptionError(f"export is {values['export']!r}, expected True, False or None")
+        raise OptionError(
+            f"export is {values['export']!r}, expected True, False or None",
+            "leave it out to convert only where there is no file",
+        )
     for key in ("file_name", "subfolder", "provider", "device", "attn_implementation"):
         if not isinstance(values.get(key), str | None):
-            raise OptionError(f"{key} is {values[key]!r}, expected text")
+            raise OptionError(
+                f"{key} is {values[key]!r}, expected text",
+                "model_kwargs={'file_name': 'onnx/model.onnx'}, for example",
+            )
     for key, kinds in (("provider_options", Mapping), ("ov_config", Mapping | str | Path)):
         if not isinstance(values.get(key), kinds | None):
             raise OptionError(f"{key} is {values[key]!r}, expected names with values")

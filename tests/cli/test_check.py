@@ -19,6 +19,8 @@ def test_every_file_is_a_row(run, served, few) -> None:
         "mean",
         "max",
         "error",
+        "same",
+        "neighbours",
         "alone/batch",
         "verdict",
     ]

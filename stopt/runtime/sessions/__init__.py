@@ -110,7 +110,13 @@ def feed(batch: Batch, inputs: Sequence[str], file: Path) -> dict[str, npt.NDArr
 
     Raises:
         CorruptModel: If it asks for something that is not known.
+        OptionError: If it has no use for token types that matter.
     """
+    if "token_type_ids" not in inputs and batch.token_type_ids.any():
+        raise OptionError(
+            f"{file} has no input for token types, which tell the two texts of a pair apart",
+            "export the model with `stopt export`, whose graphs have it",
+        )
     arrays: dict[str, npt.NDArray[Any]] = {}
     for name in inputs:
         match name:
