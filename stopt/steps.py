@@ -119,10 +119,12 @@ class OptimizeOptions(ConversionOptions):
     Attributes:
         level: optimum's level.
         source_file: The file to start from, relative to the model folder.
+        file_suffix: Replaces what the file is called after ``model_``; None is sentence-transformers' name.
     """
 
     level: Level = Level.O3
     source_file: str = default_file(Backend.ONNX)
+    file_suffix: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,7 @@ class DynamicOptions(ConversionOptions):
         reduce_range: 7 bits for weights: exact on processors whose 8-bit products overflow (AVX2, AVX-512 without VNNI).
         nodes_to_exclude: Nodes of the graph that stay in float.
         op_types_to_exclude: Operators that stay in float, such as ``Gather``.
+        file_suffix: Replaces what the file is called after ``model_``; None is sentence-transformers' name.
     """
 
     target: Target = Target.AVX512_VNNI
@@ -177,6 +180,7 @@ class DynamicOptions(ConversionOptions):
     reduce_range: bool = False
     nodes_to_exclude: tuple[str, ...] = ()
     op_types_to_exclude: tuple[str, ...] = ()
+    file_suffix: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +197,7 @@ class StaticOnnxOptions(ConversionOptions):
         per_channel: A scale per output channel of a weight.
         nodes_to_exclude: Nodes of the graph that stay in float.
         op_types_to_exclude: Operators that stay in float.
+        file_suffix: Replaces what the file is called after ``model_``; None is sentence-transformers' name.
     """
 
     source_file: str = default_file(Backend.ONNX)
@@ -203,6 +208,7 @@ class StaticOnnxOptions(ConversionOptions):
     per_channel: bool = True
     nodes_to_exclude: tuple[str, ...] = ()
     op_types_to_exclude: tuple[str, ...] = ()
+    file_suffix: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +222,7 @@ class StaticOpenVinoOptions(ConversionOptions):
         smooth_quant_alpha: How far outliers are moved from activations into weights, 0 to 1; None is nncf's default, a
             negative value does without.
         ignored_scope: Nodes of the graph that stay in float.
+        file_suffix: Replaces what the file is called after ``model_``; None is sentence-transformers' name.
     """
 
     source_file: str = default_file(Backend.OPENVINO)
@@ -223,6 +230,7 @@ class StaticOpenVinoOptions(ConversionOptions):
     preset: Preset = Preset.MIXED
     smooth_quant_alpha: float | None = None
     ignored_scope: tuple[str, ...] = ()
+    file_suffix: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,11 +241,13 @@ class WeightOptions(ConversionOptions):
         backend: OpenVINO, or ONNX for fp16.
         weight_format: How weights are stored.
         source_file: The file to start from, relative to the model folder; empty is the plain one.
+        file_suffix: Replaces what the file is called after ``model_``; None is sentence-transformers' name.
     """
 
     backend: Backend = Backend.OPENVINO
     weight_format: WeightFormat = WeightFormat.INT8
     source_file: str = ""
+    file_suffix: str | None = None
 
     def __post_init__(self) -> None:
         if self.backend is Backend.ONNX and self.weight_format is not WeightFormat.FP16:

@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("stopt.folder", "stopt.spec"),
     ("stopt.artifact", "stopt.hub", "stopt.preflight", "stopt.reading", "stopt.recipe", "stopt.steps"),
     ("stopt.demo", "stopt.embeddings", "stopt.heads", "stopt.runtime"),
-    ("stopt.card", "stopt.check", "stopt.parity", "stopt.quality"),
+    ("stopt.card", "stopt.checking", "stopt.parity", "stopt.quality"),
     ("stopt.convert",),
     ("stopt.pipeline", "stopt.scale"),
     ("stopt.__main__", "stopt.cli"),

@@ -65,8 +65,8 @@ def check(
       stopt check ./my-model --file-name onnx/model_O3.onnx --min-cosine 0.9999 --junit parity.xml
     """
     from stopt.artifact import require_folder_of
-    from stopt.check import CheckOptions
-    from stopt.check import check as run
+    from stopt.checking import CheckOptions
+    from stopt.checking import check as run
     from stopt.cli.junit import write_junit
 
     if junit is not None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from stopt.cli import options
 from stopt.cli.output import Output, human_size, table
+
+if TYPE_CHECKING:
+    from stopt.artifact import FileRecord
 
 __all__ = ["demo"]
 
@@ -42,8 +46,7 @@ def demo(output: Path, out: Output) -> None:
     from stopt.convert.export import export_products
     from stopt.convert.produce import produce
     from stopt.convert.quantize import quantize_products
-    from stopt.demo import DEMO_TEXTS, demo_model
-    from stopt.runtime.sentence_transformer import SentenceTransformer
+    from stopt.demo import DEMO_TEXTS, demo_model, most_similar
     from stopt.spec import Backend
     from stopt.steps import ConversionOptions, ExportOptions, StaticOpenVinoOptions
 
@@ -60,51 +63,48 @@ def demo(output: Path, out: Output) -> None:
         produce(source, ConversionOptions(output=folder, force=True), products, out.step)
     manifest = Manifest.read(folder)
     assert manifest is not None
-    texts = list(DEMO_TEXTS)
-    rows, data = [], []
+    measured = []
     for name, record in manifest.files.items():
         out.step(f"encoding with {name}")
-        model = SentenceTransformer(folder, backend=record.backend, model_kwargs={"file_name": name})
-        embeddings = model.encode(texts)
-        started = perf_counter()
-        for _ in range(_ROUNDS):
-            model.encode(texts)
-        rate = _ROUNDS * len(texts) / (perf_counter() - started)
-        size = sum(int(part["size_bytes"]) for part in record.parts.values())
-        smallest, mean = float(record.parity["min_cosine"]), float(record.parity["mean_cosine"])
-        precision = model.pipeline.session.precision
-        rows.append(
-            [
-                name,
-                human_size(size),
-                f"{mean:.6f}",
-                f"{smallest:.6f}",
-                "int8" if record.precision == "int8" else precision,
-                f"{rate:.0f}",
-            ]
-        )
-        data.append(
-            {
-                "file": name,
-                "size_bytes": size,
-                "mean_cosine": mean,
-                "min_cosine": smallest,
-                "served_in": precision,
-                "texts_per_second": round(rate, 1),
-            }
-        )
-    scores = model.similarity(embeddings, embeddings)
-    pairs = ((float(scores[i, j]), i, j) for i in range(len(texts)) for j in range(i))
-    score, first, second = max(pairs)
+        measured.append(_measure(folder, name, record, list(DEMO_TEXTS)))
+    score, first, second = most_similar(folder, list(DEMO_TEXTS))
+    rows = [
+        [
+            each["file"],
+            human_size(each["size_bytes"]),
+            f"{each['mean_cosine']:.6f}",
+            f"{each['min_cosine']:.6f}",
+            each["served_in"],
+            f"{each['texts_per_second']:.0f}",
+        ]
+        for each in measured
+    ]
     listing = table(rows, ["file", "size", "cosine to torch", "smallest", "served in", "texts/s"])
+    load = f"from stopt import SentenceTransformer; print(SentenceTransformer('{folder}').encode('some text').shape)"
     human = (
-        f"{listing}\n\nmost similar of {len(texts)} sentences ({score:.3f}):\n  {texts[second]}\n  {texts[first]}\n\n"
+        f"{listing}\n\nmost similar of {len(DEMO_TEXTS)} sentences ({score:.3f}):\n  {first}\n  {second}\n\n"
         f"next:\n  stopt inspect {folder}\n  stopt check {folder}\n  echo 'some text' | stopt encode {folder}\n"
-        f"  python -c \"from stopt import SentenceTransformer; print(SentenceTransformer('{folder}').encode('some text').shape)\""
+        f'  python -c "{load}"'
     )
-    result = {
-        "folder": folder,
-        "files": data,
-        "most_similar": {"score": score, "texts": [texts[second], texts[first]]},
-    }
+    result = {"folder": folder, "files": measured, "most_similar": {"score": score, "texts": [first, second]}}
     out.result(human, result, str(folder))
+
+
+def _measure(folder: Path, name: str, record: FileRecord, texts: list[str]) -> dict[str, Any]:
+    """Size, parity and speed of one file."""
+    from stopt.runtime.sentence_transformer import SentenceTransformer
+
+    model = SentenceTransformer(folder, backend=record.backend, model_kwargs={"file_name": name})
+    model.encode(texts)
+    started = perf_counter()
+    for _ in range(_ROUNDS):
+        model.encode(texts)
+    rate = _ROUNDS * len(texts) / (perf_counter() - started)
+    return {
+        "file": name,
+        "size_bytes": sum(int(part["size_bytes"]) for part in record.parts.values()),
+        "mean_cosine": record.parity["mean_cosine"],
+        "min_cosine": record.parity["min_cosine"],
+        "served_in": "int8" if record.precision == "int8" else model.pipeline.session.precision,
+        "texts_per_second": round(rate, 1),
+    }

@@ -32,9 +32,17 @@ __all__ = ["optimize"]
     show_default=True,
     help="File to start from.",
 )
+@options.file_suffix
 @conversion_options
 @options.output_options
-def optimize(model: str, level: str | None, source_file: str, shared: Mapping[str, Any], out: Output) -> None:
+def optimize(
+    model: str,
+    level: str | None,
+    source_file: str,
+    file_suffix: str | None,
+    shared: Mapping[str, Any],
+    out: Output,
+) -> None:
     """Optimise the graph of MODEL's ONNX file.
 
     \b
@@ -58,7 +66,7 @@ def optimize(model: str, level: str | None, source_file: str, shared: Mapping[st
     from stopt.recipe import step_options
     from stopt.steps import OptimizeOptions
 
-    values = {"level": f"O{level[-1]}", "from": source_file}
+    values = {"level": f"O{level[-1]}", "from": source_file, "file_suffix": file_suffix}
     chosen = step_options("optimize", values, shared)
     assert isinstance(chosen, OptimizeOptions)
     print_produced(run(model, chosen, out.step), out)

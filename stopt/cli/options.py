@@ -21,6 +21,7 @@ __all__ = [
     "collect",
     "converting_backend",
     "file_name",
+    "file_suffix",
     "force",
     "hub_options",
     "model",
@@ -40,6 +41,11 @@ working_model = click.argument("model", default=".")
 force = click.option("-f", "--force", is_flag=True, help="Replace files that are there.")
 file_name = click.option(
     "--file-name", metavar="FILE", help="File in the model folder, such as onnx/model_O3.onnx."
+)
+file_suffix = click.option(
+    "--file-suffix",
+    metavar="TEXT",
+    help="What the file is called after model_, instead of sentence-transformers' name.",
 )
 converting_backend = click.option(
     "--backend",

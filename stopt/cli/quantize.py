@@ -38,6 +38,7 @@ _PASSED_ON = (
     "preset",
     "smooth_quant_alpha",
     "ignored_scope",
+    "file_suffix",
 )
 _TARGETS = [target.value for target in Target]
 
@@ -120,6 +121,7 @@ def _target_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     metavar="NODE",
     help="Node to keep in float, for OpenVINO; may be repeated.",
 )
+@options.file_suffix
 @conversion_options
 @options.output_options
 @options.collect("given", *_PASSED_ON)

@@ -52,7 +52,7 @@ def optimize_products(options: OptimizeOptions) -> list[Product]:
         "float16" if options.level is Level.O4 else "approximate" if options.level is Level.O3 else "float32"
     )
     step = {"step": "optimize", "level": options.level.value, "source_file": options.source_file}
-    name = derived_name(options.source_file, options.level.value)
+    name = derived_name(options.source_file, options.file_suffix or options.level.value)
     return [
         Product(name, Backend.ONNX, precision, step, partial(_make, options=options), (options.source_file,))
     ]
@@ -69,7 +69,7 @@ def _make(workshop: Workshop, file: Path, options: OptimizeOptions) -> Mapping[s
             if options.level is Level.O1:
                 _basic(source, Path(made) / file.name)
             else:
-                _fused(source, config, options.level, Path(made))
+                _fused(source, config, options.level, Path(made) / file.name)
             move_model(Path(made) / file.name, file)
     except (UnsupportedModel, OSError):
         raise
@@ -91,7 +91,7 @@ def _basic(source: Path, file: Path) -> None:
     optimized.save_model_to_file(str(file), use_external_data_format=has_external_data(source))
 
 
-def _fused(source: Path, config: Any, level: Level, folder: Path) -> None:
+def _fused(source: Path, config: Any, level: Level, file: Path) -> None:
     from optimum.onnxruntime import AutoOptimizationConfig, ORTOptimizer
     from optimum.onnxruntime.utils import ORTConfigManager
 
@@ -107,4 +107,4 @@ def _fused(source: Path, config: Any, level: Level, folder: Path) -> None:
             [f"ONNX Runtime has fusions for {', '.join(supported)} only"],
             "-O1 works on every architecture",
         ) from error
-    optimizer.optimize(optimization, folder, file_suffix=level.value)
+    optimizer.optimize(optimization, file.parent, file_suffix=file.stem.removeprefix(f"{source.stem}_"))

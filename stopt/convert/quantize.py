@@ -50,7 +50,11 @@ def quantize_products(options: QuantizeOptions) -> list[Product]:
     source = options.source_file or default_file(backend)
     step = {"step": "quantize", "source_file": source, **_own_options(options)}
     make = partial(_make, options=options, source_file=source)
-    return [Product(derived_name(source, suffix), backend, precision, step, make, (source,))]
+    return [
+        Product(
+            derived_name(source, options.file_suffix or suffix), backend, precision, step, make, (source,)
+        )
+    ]
 
 
 def _own_options(options: QuantizeOptions) -> dict[str, Any]:

@@ -55,25 +55,24 @@ def dynamic_onnx(source: Path, file: Path, options: DynamicOptions) -> Mapping[s
 def _typed(source: Path, folder: Path) -> Path:
     """The file, or a copy in ``folder`` that says what the quantiser must know and cannot infer.
 
-    Inference of types ends at fused operators (O2 and up), which are not ONNX's own: what products make is float. A
-    plain graph is used as it is, so that the result has the same bits as elsewhere.
+    Inference of types ends at fused operators (O2 and up), which are not ONNX's own; what products read and make is
+    float. A plain graph is used as it is, so that the result has the same bits as elsewhere.
     """
     import onnx
 
-    # the copy has data of its own: files are found beside the graph
-    inferred = folder / "inferred.onnx"
-    onnx.shape_inference.infer_shapes_path(source, inferred)
-    graph = onnx.load(inferred, load_external_data=False).graph
-    inferred.unlink()
-    known = {value.name for value in (*graph.value_info, *graph.output) if value.type.tensor_type.elem_type}
-    missing = [
-        name for node in graph.node if node.op_type == "MatMul" for name in node.output if name not in known
-    ]
-    if not missing:
+    # types follow from operators: no weights are needed
+    bare = onnx.load(source, load_external_data=False)
+    graph = onnx.shape_inference.infer_shapes(bare).graph
+    values = (*graph.value_info, *graph.input, *graph.output)
+    known = {value.name for value in values if value.type.tensor_type.elem_type}
+    known |= {tensor.name for tensor in graph.initializer}
+    products = [node for node in graph.node if node.op_type == "MatMul"]
+    unknown = {name for node in products for name in (*node.input, *node.output)} - known
+    if not unknown:
         return source
     model = onnx.load(source)
     model.graph.value_info.extend(
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in missing
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in sorted(unknown)
     )
     copy = folder / "typed" / source.name
     copy.parent.mkdir()
@@ -94,10 +93,11 @@ def static_onnx(
 
     data = read_calibration(options.calibration)
     workshop.say(f"      calibrating with {len(data.texts)} texts ({data.source})")
-    graph = onnx.load(source)
+    with TemporaryDirectory(dir=file.parent.parent, prefix=".") as made:
+        graph = onnx.load(_typed(source, Path(made)))
     inputs = [port.name for port in graph.graph.input]
     feeds = [feed(batch, inputs, source) for batch in data.batches(workshop.pipeline)]
-    if options.smooth_quant_alpha is not None and options.smooth_quant_alpha >= 0:
+    if options.smooth_quant_alpha >= 0:
         graph = smooth(graph, feeds, options.smooth_quant_alpha)
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
