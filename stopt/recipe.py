@@ -22,7 +22,8 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from enum import Enum
 from pathlib import Path
@@ -95,7 +96,7 @@ def read_recipe(
     try:
         return _recipe(file, document, {"output": output, "force": force, "token": token})
     except _KeyProblem as problem:
-        line = _line_of(text, problem.key)
+        line = _line_of(text, problem)
         raise OptionError(
             f"{file}{f', line {line}' if line else ''}: {problem.message}", problem.hint
         ) from problem
@@ -104,23 +105,43 @@ def read_recipe(
 def _recipe(file: Path, document: Mapping[str, Any], shared: Mapping[str, Any]) -> Recipe:
     _known(document, {"source", "step", "check"}, "a recipe")
     source, check = document.get("source", {}), document.get("check", {})
-    _known(source, {"repo", "revision"}, "[source]")
-    _known(check, {"min_cosine", "max_abs", "texts"}, "[check]")
-    if not isinstance(source.get("repo"), str):
-        raise _KeyProblem("repo", "[source] needs repo, a Hub id or a folder", 'repo = "organisation/name"')
-    common = {**shared, "revision": source.get("revision"), **check}
-    if texts := common.pop("texts", None):  # beside the recipe, so that both travel together
-        common["check_texts"] = read_texts(file.parent / texts)
+    with _within("source"):
+        _known(source, {"repo", "revision"}, "[source]")
+        if "repo" not in source:
+            raise _KeyProblem("", "[source] needs repo, a Hub id or a folder", 'repo = "organisation/name"')
+        origin = {key: _coerce(key, value, str) for key, value in source.items()}
+    with _within("check"):
+        common = {**shared, "revision": origin.get("revision"), **_thresholds(check, file.parent)}
     steps = document.get("step", [])
-    if not isinstance(steps, list) or not steps:
+    if not isinstance(steps, list) or not steps or not all(isinstance(step, Mapping) for step in steps):
         raise _KeyProblem(
-            "step", "a recipe needs at least one [[step]]", 'kind = "export", "optimize" or "quantize"'
+            "step",
+            "a recipe needs at least one table [[step]]",
+            'kind = "export", "optimize" or "quantize"',
         )
     built = []
-    for step in steps:
+    for number, step in enumerate(steps, start=1):
         values = dict(step)
-        built.append(step_options(str(values.pop("kind", "")), values, common))
-    return Recipe(file.stem, source["repo"], source.get("revision"), tuple(built))
+        if isinstance(values.get("texts"), str):
+            values["texts"] = file.parent / values["texts"]
+        with _within("step", number):
+            built.append(step_options(str(values.pop("kind", "")), values, common))
+    return Recipe(file.stem, origin["repo"], origin.get("revision"), tuple(built))
+
+
+def _thresholds(check: Any, folder: Path) -> dict[str, Any]:
+    """The fields of ConversionOptions that ``[check]`` has; its texts are beside the recipe: both travel together."""
+    _known(check, {"min_cosine", "max_abs", "texts"}, "[check]")
+    found = {key: _coerce(key, value, str if key == "texts" else float) for key, value in check.items()}
+    if not -1 <= found.get("min_cosine", 0) <= 1:
+        raise _KeyProblem("min_cosine", f"min_cosine is {found['min_cosine']:g}, expected -1 to 1")
+    if not found.get("max_abs", 0) >= 0:
+        raise _KeyProblem("max_abs", f"max_abs is {found['max_abs']:g}, expected 0 or more")
+    if texts := found.pop("texts", None):
+        found["check_texts"] = [text for text in read_texts(folder / texts) if text.strip()]
+        if not found["check_texts"]:
+            raise _KeyProblem("texts", f"{folder / texts} has no text in it", "one text per line")
+    return found
 
 
 def step_options(kind: str, values: Mapping[str, Any], shared: Mapping[str, Any]) -> StepOptions:
@@ -147,7 +168,9 @@ def step_options(kind: str, values: Mapping[str, Any], shared: Mapping[str, Any]
             options = _build(_quantization(given), given, shared)
         case _:
             raise _KeyProblem(
-                "kind", f"step kind {kind!r} is unknown", suggest(kind, ["export", "optimize", "quantize"])
+                "kind",
+                f"step kind {kind!r} is unknown" if kind else "the step has no kind",
+                suggest(kind, ["export", "optimize", "quantize"]),
             )
     return options
 
@@ -157,7 +180,7 @@ def _quantization(given: dict[str, Any]) -> type[Any]:
     kinds = (DynamicOptions, StaticOnnxOptions, StaticOpenVinoOptions, WeightOptions, CalibrationOptions)
     names = {_SPELLINGS.get(field.name, field.name) for kind in kinds for field in fields(kind)}
     _known(given, (names - _SHARED - {"calibration"}) | {"static", "backend"}, "quantisation")
-    static = given.pop("static", False)
+    static = _coerce("static", given.pop("static", False), bool)
     backend = (
         Backend(given.get("backend", "onnx")) if given.get("backend") in (None, "onnx", "openvino") else None
     )
@@ -235,7 +258,7 @@ def _coerce(key: str, value: Any, hint: Any) -> Any:
 
 def _known(given: Any, known: set[str], place: str) -> None:
     if not isinstance(given, Mapping):
-        raise _KeyProblem(place.strip("[]"), f"{place} is not a table")
+        raise _KeyProblem("", f"{place} is not a table")
     for key in given:
         if key not in known:
             raise _KeyProblem(key, f"{place} has no option {key!r}", suggest(key, sorted(known)))
@@ -252,15 +275,36 @@ def _verb(cls: type[Any]) -> str:
 
 
 class _KeyProblem(OptionError):
-    """An option is wrong; knows which, so that a recipe's reader can say where."""
+    """An option is wrong; knows which and in which table, so that a recipe's reader can say where."""
 
-    def __init__(self, key: str, message: str, hint: str = "") -> None:
+    def __init__(self, key: str, message: str, hint: str = "", table: str = "", number: int = 1) -> None:
         super().__init__(message, hint)
         self.key = key
+        self.table = table
+        self.number = number
 
 
-def _line_of(text: str, key: str) -> int | None:
-    pattern = re.compile(rf'^\s*(\[+)?\s*"?{re.escape(key)}"?\s*(=|\])')
-    return next(
-        (number for number, line in enumerate(text.splitlines(), start=1) if pattern.match(line)), None
-    )
+@contextmanager
+def _within(table: str, number: int = 1) -> Iterator[None]:
+    """Say of every wrong option in the block which table of the recipe it is in, the how manyeth of that name."""
+    try:
+        yield
+    except OptionError as error:
+        key = error.key if isinstance(error, _KeyProblem) else ""
+        raise _KeyProblem(key, error.message, error.hint, table, number) from error
+
+
+def _line_of(text: str, problem: _KeyProblem) -> int | None:
+    """The line of the key in its table, else that of the table."""
+    assigned = re.compile(rf'\s*(["\']?){re.escape(problem.key)}\1\s*=') if problem.key else None
+    wanted, inside, head = problem.table, not problem.table, None
+    count = 0
+    for number, line in enumerate(text.splitlines(), start=1):
+        if table := re.match(r"\s*\[+\s*([^\]]*?)\s*\]", line):
+            count += table[1] == wanted
+            inside = table[1] == wanted and count == problem.number
+            if inside or (not wanted and table[1] == problem.key):
+                head = head or number
+        elif inside and assigned and assigned.match(line):
+            return number
+    return head

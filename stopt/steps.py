@@ -111,6 +111,10 @@ class ExportOptions(ConversionOptions):
 
     backends: tuple[Backend, ...] = (Backend.ONNX,)
 
+    def __post_init__(self) -> None:
+        if not self.backends or Backend.TORCH in self.backends:
+            raise OptionError("a model is exported to onnx, openvino or both", "torch needs no export")
+
 
 @dataclass(frozen=True, slots=True)
 class OptimizeOptions(ConversionOptions):

@@ -77,7 +77,8 @@ def test_one_reason_stands_in_the_line_and_several_in_a_list() -> None:
     one = UnsupportedModel("the model", ["it is sparse"], "use another")
     several = UnsupportedModel("the model", ["it is sparse", "it runs code"])
     assert str(one) == "the model is not supported: it is sparse (use another)"
-    assert str(several) == "the model is not supported: \n  - it is sparse\n  - it runs code"
+    assert several.message == "the model is not supported: \n  - it is sparse\n  - it runs code"
+    assert several.hint.startswith("stopt runs dense models")  # where there is nothing more precise to say
     assert several.reasons == ("it is sparse", "it runs code")
 
 
