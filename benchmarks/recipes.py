@@ -15,8 +15,10 @@ import statistics
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from stopt.checking import CheckOptions, check
+from stopt.convert.produce import Produced
 from stopt.convert.run import run
 from stopt.quality import read_sts
 from stopt.recipe import read_recipe
@@ -44,7 +46,7 @@ def main() -> None:
         folder = options.work / file.stem
         recipe = replace(read_recipe(file, output=folder, force=True), model=str(options.model))
         made[file.stem] = (folder, run(recipe, print)[-1])
-    rows = {name: measure(name, folder, product, options) for name, (folder, product) in made.items()}
+    rows = {name: measure(folder, product, options) for name, (folder, product) in made.items()}
     rows = {"float32, onnx/model.onnx": plain(next(iter(made.values()))[0]), **rows}
     speeds = speed({name: (made[name][0], made[name][1].file) for name in made}, options.sts)
     for name, rate in speeds.items():
@@ -61,7 +63,7 @@ def main() -> None:
     write_table(document)
 
 
-def measure(name: str, folder: Path, product, options) -> dict:
+def measure(folder: Path, product: Produced, options: argparse.Namespace) -> dict[str, Any]:
     reports = check(
         folder,
         CheckOptions(
@@ -86,7 +88,7 @@ def measure(name: str, folder: Path, product, options) -> dict:
     return row
 
 
-def plain(folder: Path) -> dict:
+def plain(folder: Path) -> dict[str, Any]:
     file = next(iter(folder.glob("onnx/model.onnx")), None) or next(
         folder.glob("openvino/openvino_model.xml")
     )
@@ -123,7 +125,7 @@ def speed(files: dict[str, tuple[Path, str]], sts: Path) -> dict[str, float]:
     return {name: statistics.median(values[1:]) for name, values in rates.items()}
 
 
-def write_table(document: dict) -> None:
+def write_table(document: dict[str, Any]) -> None:
     rows = document["rows"]
     base = rows["float32, onnx/model.onnx"]["texts_per_second"]
     measured = next(row for row in rows.values() if "cosine_mean_sts" in row)

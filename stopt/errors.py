@@ -149,7 +149,12 @@ class CorruptModel(StoptError):
     exit_code = 4
 
 
+MOST_KNOWN = 20  # names that a hint lists
+
+
 def suggest(word: str, known: Sequence[str]) -> str:
     """Return ``"Did you mean 'x'?"`` for the known word closest to ``word``, else the list of known words."""
     close = get_close_matches(word, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
+    listed = sorted(known)[:MOST_KNOWN]
+    more = f" and {len(known) - len(listed)} more" if len(known) > len(listed) else ""
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(listed)}{more}"

@@ -286,7 +286,7 @@ class _KeyProblem(OptionError):
 
 @contextmanager
 def _within(table: str, number: int = 1) -> Iterator[None]:
-    """Say of every wrong option in the block which table of the recipe it is in, the how manyeth of that name."""
+    """Say of every wrong option in the block which table of the recipe it is in, and which of several."""
     try:
         yield
     except OptionError as error:

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from stopt.convert.exporters import silent
+from stopt.convert.graphs import has_external_data, require_float32
 from stopt.convert.produce import (
     Produced,
     Product,
@@ -18,7 +19,6 @@ from stopt.convert.produce import (
     move_model,
     produce,
 )
-from stopt.convert.quantizers import has_external_data
 from stopt.errors import ConversionError, UnsupportedModel
 from stopt.runtime.sessions.torch import TorchSession
 from stopt.spec import Backend
@@ -63,6 +63,7 @@ def _make(workshop: Workshop, file: Path, options: OptimizeOptions) -> Mapping[s
     assert isinstance(session, TorchSession)
     config = session.model.config
     source = workshop.find(options.source_file)
+    require_float32(source, options.source_file)
     workshop.say(f"      {PURPOSE[options.level]}")
     try:
         with silent(), TemporaryDirectory(dir=workshop.staged, prefix=".") as made:

@@ -20,7 +20,7 @@ from typing import Any
 from stopt import hub
 from stopt.artifact import MANIFEST, FileRecord, Manifest, commit, describe_parts, sha256, staging
 from stopt.convert.interrupts import postponed
-from stopt.errors import ArtifactError, UnsupportedModel
+from stopt.errors import ArtifactError, ConversionError, CorruptModel, UnsupportedModel
 from stopt.folder import contained
 from stopt.parity import ParityReport, Reference, compare, sample_texts, token_mismatch, tolerance_for
 from stopt.reading import read_spec
@@ -198,7 +198,13 @@ def _make(
     found = product.make(workshop, file)
     # OpenVINO is told float32 so that the figures are the file's, not this machine's choice of arithmetic
     engine = OnnxOptions() if product.backend is Backend.ONNX else OpenVinoOptions(dtype="float32")
-    session = open_file(file, engine, "cpu")
+    try:
+        session = open_file(file, engine, "cpu")
+    except CorruptModel as error:
+        raise ConversionError(
+            f"{product.name} was made, but its engine cannot open it: {error.__cause__ or error.message}",
+            "start from the plain export, or leave the operators it names in float",
+        ) from error
     pipeline = workshop.pipeline
     candidate = replace(
         pipeline, session=session, modules=load_modules(pipeline.root, pipeline.spec, session.constant)

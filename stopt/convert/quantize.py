@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stopt.artifact import default_file
+from stopt.convert.graphs import require_float32
 from stopt.convert.produce import Produced, Product, Say, Workshop, derived_name, produce
 from stopt.errors import ConversionError, StoptError
 from stopt.spec import Backend
@@ -69,6 +70,7 @@ def _make(workshop: Workshop, file: Path, options: QuantizeOptions, source_file:
     from stopt.convert import quantizers
 
     source = workshop.find(source_file)
+    require_float32(source, source_file)
     work: Callable[[], Mapping[str, Any]]
     match options:
         case DynamicOptions():

@@ -13,6 +13,7 @@ from typing import Any
 
 from stopt.convert.calibration import read_calibration
 from stopt.convert.exporters import silent
+from stopt.convert.graphs import has_external_data, require_nodes, typed
 from stopt.convert.produce import Workshop, move_model
 from stopt.convert.smoothing import smooth
 from stopt.runtime.sessions import feed
@@ -33,6 +34,7 @@ def dynamic_onnx(source: Path, file: Path, options: DynamicOptions) -> Mapping[s
     """Quantise weights to int8; activations are quantised batch by batch when the file runs."""
     from optimum.onnxruntime import AutoQuantizationConfig, ORTQuantizer
 
+    require_nodes(source, options.nodes_to_exclude)
     config = getattr(AutoQuantizationConfig, options.target.value)(
         is_static=False, per_channel=options.per_channel
     )
@@ -42,7 +44,7 @@ def dynamic_onnx(source: Path, file: Path, options: DynamicOptions) -> Mapping[s
         operator for operator in config.operators_to_quantize if operator not in options.op_types_to_exclude
     ]
     with silent(), TemporaryDirectory(dir=file.parent.parent, prefix=".") as made:
-        ORTQuantizer(_typed(source, Path(made))).quantize(
+        ORTQuantizer(typed(source, Path(made))).quantize(
             config,
             made,
             file_suffix=file.stem.removeprefix(f"{source.stem}_"),
@@ -50,34 +52,6 @@ def dynamic_onnx(source: Path, file: Path, options: DynamicOptions) -> Mapping[s
         )
         move_model(Path(made) / file.name, file)
     return {"operators": sorted(map(str, config.operators_to_quantize)), "weights": config.weights_dtype.name}
-
-
-def _typed(source: Path, folder: Path) -> Path:
-    """The file, or a copy in ``folder`` that says what the quantiser must know and cannot infer.
-
-    Inference of types ends at fused operators (O2 and up), which are not ONNX's own; what products read and make is
-    float. A plain graph is used as it is, so that the result has the same bits as elsewhere.
-    """
-    import onnx
-
-    # types follow from operators: no weights are needed
-    bare = onnx.load(source, load_external_data=False)
-    graph = onnx.shape_inference.infer_shapes(bare).graph
-    values = (*graph.value_info, *graph.input, *graph.output)
-    known = {value.name for value in values if value.type.tensor_type.elem_type}
-    known |= {tensor.name for tensor in graph.initializer}
-    products = [node for node in graph.node if node.op_type == "MatMul"]
-    unknown = {name for node in products for name in (*node.input, *node.output)} - known
-    if not unknown:
-        return source
-    model = onnx.load(source)
-    model.graph.value_info.extend(
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in sorted(unknown)
-    )
-    copy = folder / "typed" / source.name
-    copy.parent.mkdir()
-    onnx.save_model(model, copy, save_as_external_data=has_external_data(source))
-    return copy
 
 
 def static_onnx(
@@ -91,10 +65,11 @@ def static_onnx(
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+    require_nodes(source, options.nodes_to_exclude)
     data = read_calibration(options.calibration)
     workshop.say(f"      calibrating with {len(data.texts)} texts ({data.source})")
     with TemporaryDirectory(dir=file.parent.parent, prefix=".") as made:
-        graph = onnx.load(_typed(source, Path(made)))
+        graph = onnx.load(typed(source, Path(made)))
     inputs = [port.name for port in graph.graph.input]
     feeds = [feed(batch, inputs, source) for batch in data.batches(workshop.pipeline)]
     if options.smooth_quant_alpha >= 0:
@@ -206,12 +181,3 @@ def _onnx_fp16(source: Path, file: Path) -> None:
             str(source) if external else onnx.load(source), keep_io_types=True, disable_shape_infer=external
         )
         onnx.save_model(model, file, save_as_external_data=external, location=f"{file.name}_data")
-
-
-def has_external_data(source: Path) -> bool:
-    """Whether an .onnx file has weights in other files."""
-    import onnx
-    from onnx.external_data_helper import uses_external_data
-
-    graph = onnx.load(source, load_external_data=False).graph
-    return any(uses_external_data(tensor) for tensor in graph.initializer)

@@ -1,0 +1,110 @@
+"""What optimisers and quantisers ask of a file before they start from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from stopt.convert.exporters import silent
+from stopt.errors import ConversionError, OptionError, suggest
+
+__all__ = ["has_external_data", "require_float32", "require_nodes", "typed"]
+
+
+def require_float32(source: Path, name: str) -> None:
+    """Make sure that a file has float32 weights: what is made of any other is invalid, or worse twice over.
+
+    Args:
+        source: The file.
+        name: What to call it.
+
+    Raises:
+        ConversionError: If it has not, or cannot be read.
+    """
+    try:
+        found = _openvino_types(source) if source.suffix == ".xml" else _onnx_types(source)
+    except Exception as error:  # parsers raise whatever they met
+        raise ConversionError(f"{name} cannot be read: {error}", "export it again, with --force") from error
+    if found:
+        raise ConversionError(
+            f"{name} has {' and '.join(sorted(found))} weights; conversions start from float32",
+            "start from another file: --from FILE",
+        )
+
+
+def require_nodes(source: Path, names: Sequence[str]) -> None:
+    """Make sure that the nodes that are to stay in float exist; a misspelt one would be quantised silently.
+
+    Raises:
+        OptionError: If one does not; suggests the nearest.
+    """
+    import onnx
+
+    known = [node.name for node in onnx.load(source, load_external_data=False).graph.node]
+    for name in names:
+        if name not in known:
+            raise OptionError(f"{source.name} has no node {name!r}", suggest(name, known))
+
+
+def _onnx_types(source: Path) -> set[str]:
+    import onnx
+
+    kinds = onnx.TensorProto
+    narrow = {
+        kinds.FLOAT16: "float16",
+        kinds.BFLOAT16: "bfloat16",
+        kinds.INT8: "int8",
+        kinds.UINT8: "int8",
+    }
+    tensors = onnx.load(source, load_external_data=False).graph.initializer
+    return {narrow[tensor.data_type] for tensor in tensors if tensor.data_type in narrow}
+
+
+def _openvino_types(source: Path) -> set[str]:
+    with silent():
+        import openvino
+
+    # float16 is how OpenVINO stores many a float32 model, and nncf takes it for one
+    narrow = {"i8": "int8", "u8": "int8"}
+    constants = [
+        node for node in openvino.Core().read_model(source).get_ops() if node.get_type_name() == "Constant"
+    ]
+    types = {node.get_element_type().get_type_name() for node in constants}
+    return {narrow[name] for name in types if name in narrow}
+
+
+def typed(source: Path, folder: Path) -> Path:
+    """The file, or a copy in ``folder`` that says what the quantiser must know and cannot infer.
+
+    Inference of types ends at fused operators (O2 and up), which are not ONNX's own; what products read and make is
+    float. A plain graph is used as it is, so that the result has the same bits as elsewhere.
+    """
+    import onnx
+
+    # types follow from operators: no weights are needed
+    bare = onnx.load(source, load_external_data=False)
+    graph = onnx.shape_inference.infer_shapes(bare).graph
+    values = (*graph.value_info, *graph.input, *graph.output)
+    known = {value.name for value in values if value.type.tensor_type.elem_type}
+    known |= {tensor.name for tensor in graph.initializer}
+    products = [node for node in graph.node if node.op_type == "MatMul"]
+    unknown = {name for node in products for name in (*node.input, *node.output)} - known
+    if not unknown:
+        return source
+    model = onnx.load(source)
+    model.graph.value_info.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in sorted(unknown)
+    )
+    copy = folder / "typed" / source.name
+    copy.parent.mkdir()
+    onnx.save_model(model, copy, save_as_external_data=has_external_data(source))
+    return copy
+
+
+def has_external_data(source: Path) -> bool:
+    """Whether an .onnx file has weights in other files."""
+    import onnx
+    from onnx.external_data_helper import uses_external_data
+
+    graph = onnx.load(source, load_external_data=False).graph
+    return any(uses_external_data(tensor) for tensor in graph.initializer)
