@@ -56,10 +56,10 @@ def most_similar(folder: Path, texts: list[str]) -> tuple[float, str, str]:
     """Return the similarity of the two texts that are closest, and the texts.
 
     Args:
-        folder: A model folder with a plain file.
+        folder: A model folder with a plain ONNX file.
         texts: At least two.
     """
-    model = SentenceTransformer(folder)
+    model = SentenceTransformer(folder, backend="onnx")
     embeddings = model.encode(texts)
     scores = model.similarity(embeddings, embeddings)
     score, first, second = max((float(scores[i, j]), i, j) for j in range(len(texts)) for i in range(j))

@@ -13,14 +13,31 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from time import perf_counter
 from typing import Any
 
 from stopt import hub
-from stopt.artifact import MANIFEST, FileRecord, Manifest, commit, describe_parts, sha256, staging
+from stopt.artifact import (
+    MANIFEST,
+    FileRecord,
+    Manifest,
+    commit,
+    default_file,
+    describe_parts,
+    engine_files,
+    sha256,
+    staging,
+)
 from stopt.convert.interrupts import postponed
-from stopt.errors import ArtifactError, ConversionError, CorruptModel, UnsupportedModel
+from stopt.errors import (
+    ArtifactError,
+    ConversionError,
+    CorruptModel,
+    OptionError,
+    UnsupportedModel,
+    suggest,
+)
 from stopt.folder import contained
 from stopt.parity import ParityReport, Reference, compare, sample_texts, token_mismatch, tolerance_for
 from stopt.reading import read_spec
@@ -174,10 +191,14 @@ def _check_files(target: Path, source: Path, products: Sequence[Product], force:
     made: set[str] = set()
     for product in products:
         for name in product.needs:
+            _check_source(name, product, target)
             if name not in made and not (target / name).is_file() and not (source / name).is_file():
+                present = engine_files(target, product.backend)
                 raise ArtifactError(
                     f"{target} has no {name}, which {product.name} is made from",
-                    f"make it first: stopt export {target} --backend {product.backend.value}",
+                    suggest(name, present)
+                    if present
+                    else f"make it first: stopt export {target} --backend {product.backend.value}",
                 )
         if (target / product.name).exists() and not force:
             raise ArtifactError(
@@ -185,6 +206,21 @@ def _check_files(target: Path, source: Path, products: Sequence[Product], force:
                 "replace it with --force, or name another folder: -o FOLDER",
             )
         made.add(product.name)
+
+
+def _check_source(name: str, product: Product, target: Path) -> None:
+    """See that a file to start from is one of the model folder, and of the engine that the result is for."""
+    path, ending = PurePosixPath(name), PurePosixPath(default_file(product.backend)).suffix
+    if path.is_absolute() or ".." in path.parts:
+        raise OptionError(
+            f"{name} is not in the model folder",
+            f"name a file in {target}, such as {default_file(product.backend)}",
+        )
+    if path.suffix != ending:
+        raise OptionError(
+            f"{name} is no {ending} file, which a file for {product.backend.value} is made from",
+            f"such as {default_file(product.backend)}",
+        )
 
 
 def _make(

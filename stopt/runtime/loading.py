@@ -119,7 +119,14 @@ def _pick_backend(root: Path) -> Backend:
         usable.append(Backend.TORCH)
     if usable:
         others = f" (also possible: {', '.join(usable[1:])})" if usable[1:] else ""
-        logger.info("backend=%r picked for %s%s", usable[0].value, root, others)
+        ambiguous = len(usable) > 1 and usable[1] is not Backend.TORCH
+        logger.log(
+            logging.WARNING if ambiguous else logging.INFO,
+            "backend=%r picked for %s%s; backend= chooses",
+            usable[0].value,
+            root,
+            others,
+        )
         return usable[0]
     if plain or has_weights:
         missing = plain[0] if plain else Backend.TORCH

@@ -8,6 +8,10 @@ from click.testing import CliRunner, Result
 
 from stopt.cli.main import cli
 
+FILES = ["onnx/model.onnx", "openvino/openvino_model.xml", "openvino/openvino_model_qint8_quantized.xml"]
+# smallest cosine to torch over 48 texts in 30 languages: exact, exact, and int8 of an English model (measured .974)
+SMALLEST = [0.99999, 0.99999, 0.96]
+
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -22,22 +26,21 @@ def first(output: Path) -> Result:
 def test_a_newcomer_sees_files_parity_and_what_to_do_next(first: Result, output: Path) -> None:
     assert first.exit_code == 0, first.output
     folder = output / "all-MiniLM-L6-v2"
-    header, _, onnx, openvino, *rest = first.stdout.splitlines()
+    header, _, *rest = first.stdout.splitlines()
     assert header.split("  ")[0] == "file"
-    assert onnx.split()[0] == "onnx/model.onnx"
-    assert openvino.split()[0] == "openvino/openvino_model.xml"
+    assert [line.split()[0] for line in rest[:3]] == FILES
     assert "most similar of 8 sentences (0.680):" in rest
     assert "  How do I reset my password?" in rest
     assert f"  stopt check {folder}" in rest
-    assert "[1/2] making onnx/model.onnx" in first.stderr
+    assert "[1/3] making onnx/model.onnx" in first.stderr
 
 
 def test_the_files_are_there_and_recorded(first: Result, output: Path) -> None:
     folder = output / "all-MiniLM-L6-v2"
     manifest = json.loads((folder / "stopt.json").read_text(encoding="utf-8"))
-    for name, record in manifest["files"].items():
+    for name, smallest in zip(FILES, SMALLEST, strict=True):
         assert (folder / name).is_file()
-        assert record["parity"]["min_cosine"] > 0.99999
+        assert manifest["files"][name]["parity"]["min_cosine"] > smallest
 
 
 def test_a_second_run_reuses_them(first: Result, output: Path, run, one_document) -> None:
@@ -47,7 +50,7 @@ def test_a_second_run_reuses_them(first: Result, output: Path, run, one_document
     assert "has been exported and checked before" in result.stderr
     assert file.stat().st_mtime_ns == made
     found = one_document(result)["result"]
-    assert [each["file"] for each in found["files"]] == ["onnx/model.onnx", "openvino/openvino_model.xml"]
+    assert [each["file"] for each in found["files"]] == FILES
     assert all(each["texts_per_second"] > 0 for each in found["files"])
     assert found["most_similar"]["score"] == pytest.approx(0.680, abs=2e-3)
     assert found["folder"] == str(output / "all-MiniLM-L6-v2")
