@@ -30,6 +30,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "recipes.json"
 README = ROOT / "recipes" / "README.md"
 BEGIN, END = "<!-- table: python benchmarks/recipes.py -->", "<!-- end -->"
 ROUNDS = 5
+PLAIN = "float32, onnx/model.onnx"
 
 
 def main() -> None:
@@ -41,18 +42,28 @@ def main() -> None:
     parser.add_argument("--retrieval", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder for the models that are made")
     options = parser.parse_args()
-    made = {}
+    folder = options.work / "model"
+    made: dict[str, Produced] = {}
     for file in sorted((ROOT / "recipes").glob("*.toml")):
-        folder = options.work / file.stem
         recipe = replace(read_recipe(file, output=folder, force=True), model=str(options.model))
-        made[file.stem] = (folder, run(recipe, print)[-1])
-    rows = {name: measure(folder, product, options) for name, (folder, product) in made.items()}
-    rows = {"float32, onnx/model.onnx": plain(next(iter(made.values()))[0]), **rows}
-    speeds = speed({name: (made[name][0], made[name][1].file) for name in made}, options.sts)
+        made[file.stem] = run(recipe, print)[-1]
+    speeds = speed(
+        {PLAIN: "onnx/model.onnx", **{name: product.file for name, product in made.items()}},
+        folder,
+        options.sts,
+    )
+    rows = measure(made, folder, options)
+    rows = {
+        PLAIN: {
+            "file": "onnx/model.onnx",
+            "size_mb": round((folder / "onnx/model.onnx").stat().st_size / 1e6, 1),
+        },
+        **rows,
+    }
     for name, rate in speeds.items():
         rows[name]["texts_per_second"] = round(rate, 1)
     machine = describe_machine()
-    versions = json.loads((next(iter(made.values()))[0] / "stopt.json").read_text())["files"]
+    versions = json.loads((folder / "stopt.json").read_text())["files"]
     document = {
         "machine": {"processor": machine.processor, "features": machine.features, "threads": machine.threads},
         "versions": next(iter(versions.values()))["versions"],
@@ -63,41 +74,34 @@ def main() -> None:
     write_table(document)
 
 
-def measure(folder: Path, product: Produced, options: argparse.Namespace) -> dict[str, Any]:
-    reports = check(
-        folder,
-        CheckOptions(
-            file_name=product.file, texts=sts_texts(options.sts), sts=options.sts, retrieval=options.retrieval
-        ),
-        print,
+def measure(
+    made: dict[str, Produced], folder: Path, options: argparse.Namespace
+) -> dict[str, dict[str, Any]]:
+    names = {product.file: name for name, product in made.items()}
+    chosen = CheckOptions(
+        file_name=list(names),
+        texts=sts_texts(options.sts),
+        min_cosine=0.5,
+        sts=options.sts,
+        retrieval=options.retrieval,
     )
-    report = reports[0]
-    figures = {each.metric: each for each in report.quality}
-    row = {
-        "file": product.file,
-        "size_mb": round(product.size_bytes / 1e6, 1),
-        "cosine_mean_sts": round(report.mean_cosine, 5),
-        "cosine_min_sts": round(report.min_cosine, 4),
-        "cosine_mean_languages": round(product.parity.mean_cosine, 5),
-        "batch_cosine": round(report.batch_cosine, 5),
-        "same_neighbours": round(report.rank_overlap, 4),
-    }
-    for metric, each in figures.items():
-        row[metric] = round(each.candidate, 4)
-        row[f"{metric} torch"] = round(each.reference, 4)
-    return row
-
-
-def plain(folder: Path) -> dict[str, Any]:
-    file = next(iter(folder.glob("onnx/model.onnx")), None) or next(
-        folder.glob("openvino/openvino_model.xml")
-    )
-    size = sum(
-        path.stat().st_size
-        for path in file.parent.glob(f"{file.stem}.*")
-        if path.suffix in (".onnx", ".xml", ".bin")
-    )
-    return {"file": file.relative_to(folder).as_posix(), "size_mb": round(size / 1e6, 1)}
+    rows = {}
+    for report in check(folder, chosen, print):
+        product = made[names[report.candidate]]
+        row: dict[str, Any] = {
+            "file": product.file,
+            "size_mb": round(product.size_bytes / 1e6, 1),
+            "cosine_mean_sts": round(report.mean_cosine, 5),
+            "cosine_min_sts": round(report.min_cosine, 4),
+            "cosine_mean_languages": round(product.parity.mean_cosine, 5),
+            "batch_cosine": round(report.batch_cosine, 5),
+            "same_neighbours": round(report.rank_overlap, 4),
+        }
+        for each in report.quality:
+            row[each.metric] = round(each.candidate, 4)
+            row[f"{each.metric} torch"] = round(each.reference, 4)
+        rows[names[report.candidate]] = row
+    return rows
 
 
 def sts_texts(file: Path) -> list[str]:
@@ -105,16 +109,11 @@ def sts_texts(file: Path) -> list[str]:
     return list(dict.fromkeys((*pairs.first, *pairs.second)))[:300]
 
 
-def speed(files: dict[str, tuple[Path, str]], sts: Path) -> dict[str, float]:
+def speed(files: dict[str, str], folder: Path, sts: Path) -> dict[str, float]:
     pairs = read_sts(sts)
     texts = list(dict.fromkeys((*pairs.first, *pairs.second)))[:600]
-    first = next(folder for folder, file in files.values() if file.startswith("onnx/"))
     served = {
-        "float32, onnx/model.onnx": SentenceTransformer(first, backend="onnx"),
-        **{
-            name: SentenceTransformer(folder, model_kwargs={"file_name": file})
-            for name, (folder, file) in files.items()
-        },
+        name: SentenceTransformer(folder, model_kwargs={"file_name": file}) for name, file in files.items()
     }
     rates: dict[str, list[float]] = {name: [] for name in served}
     for _ in range(ROUNDS + 1):
@@ -127,7 +126,7 @@ def speed(files: dict[str, tuple[Path, str]], sts: Path) -> dict[str, float]:
 
 def write_table(document: dict[str, Any]) -> None:
     rows = document["rows"]
-    base = rows["float32, onnx/model.onnx"]["texts_per_second"]
+    base = rows[PLAIN]["texts_per_second"]
     measured = next(row for row in rows.values() if "cosine_mean_sts" in row)
     sts, ndcg = (next(key for key in measured if key.endswith(end)) for end in ("spearman", "ndcg@10"))
     lines = [

@@ -31,7 +31,7 @@ class CheckOptions:
     """What is checked, and how strictly.
 
     Attributes:
-        file_name: The file, as ``model_kwargs={"file_name": ...}`` names it; None checks every file there is.
+        file_name: The file, or files, as ``model_kwargs={"file_name": ...}`` names them; None checks every file there is.
         dtype: Precision that OpenVINO is to run in; None is its own choice, as when serving.
         texts: Texts to check with; None takes those that ship with stopt.
         min_cosine: Smallest cosine with torch that passes; None is the default of each file's precision.
@@ -40,7 +40,7 @@ class CheckOptions:
         retrieval: Folder of a retrieval set in BEIR's layout, to search in.
     """
 
-    file_name: str | None = None
+    file_name: str | Sequence[str] | None = None
     dtype: str | None = None
     texts: Sequence[str] | None = None
     min_cosine: float | None = None
@@ -122,7 +122,7 @@ def _measure(benchmark: StsPairs | Retrieval, pipeline: Pipeline, name: str, say
     return benchmark.measure(embed, pipeline.spec.similarity)
 
 
-def _files(root: Path, file_name: str | None) -> list[tuple[Backend, Path]]:
+def _files(root: Path, file_name: str | Sequence[str] | None) -> list[tuple[Backend, Path]]:
     """The files to check, with their engines."""
     engines = (Backend.ONNX, Backend.OPENVINO)
     if file_name is None:
@@ -132,18 +132,21 @@ def _files(root: Path, file_name: str | None) -> list[tuple[Backend, Path]]:
         if not found:
             raise ArtifactError(f"{root} has no converted file to check", f"make one: stopt export {root}")
         return found
-    suffix = PurePosixPath(file_name).suffix
-    match suffix:
+    return [_file(root, name) for name in ([file_name] if isinstance(file_name, str) else file_name)]
+
+
+def _file(root: Path, name: str) -> tuple[Backend, Path]:
+    match PurePosixPath(name).suffix:
         case ".onnx":
             backend = Backend.ONNX
         case ".xml":
             backend = Backend.OPENVINO
         case _:
             raise OptionError(
-                f"file name {file_name!r} is neither an .onnx nor an .xml file",
+                f"file name {name!r} is neither an .onnx nor an .xml file",
                 f"see which files there are: stopt inspect {root}",
             )
-    return [(backend, locate(root, backend, file_name))]
+    return backend, locate(root, backend, name)
 
 
 def _precision(name: str, recorded: str, running: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,11 +206,17 @@ def read_sts(file: Path) -> StsPairs:
                 "score, sentence1, sentence2, with tabs",
             )
         try:
-            scores.append(float(columns[0]))
-        except ValueError as error:
+            score = float(columns[0])
+        except ValueError:
+            score = math.nan
+        if not math.isfinite(score):
             if number == 1:  # the header
                 continue
-            raise InputError(f"line {number} of {file}: {columns[0]!r} is not a score") from error
+            raise InputError(
+                f"line {number} of {file}: {columns[0]!r} is not a score",
+                "score, sentence1, sentence2, with tabs",
+            )
+        scores.append(score)
         first.append(columns[1])
         second.append(columns[2])
     if len(scores) < 2:
@@ -239,7 +246,9 @@ def read_retrieval(folder: Path) -> Retrieval:
     for number, line in enumerate(_lines(file), start=1):
         columns = line.split()
         if len(columns) != 3 or (number > 1 and not columns[2].lstrip("-").isdigit()):
-            raise InputError(f"line {number} of {file} is not: query id, document id, relevance")
+            raise InputError(
+                f"line {number} of {file} is not: query id, document id, relevance", "with tabs between them"
+            )
         if columns[2].lstrip("-").isdigit() and int(columns[2]) > 0:
             relevant.setdefault(columns[0], {})[columns[1]] = int(columns[2])
     if not any(relevant.get(query) for query in queries):
@@ -265,7 +274,9 @@ def _records(file: Path) -> Iterator[Mapping[str, Any]]:
         try:
             record = json.loads(line)
         except ValueError as error:
-            raise InputError(f"line {number} of {file} is not JSON: {error}") from error
+            raise InputError(
+                f"line {number} of {file} is not JSON: {error}", "JSONL has one object per line"
+            ) from error
         if not isinstance(record, dict) or "_id" not in record or not isinstance(record.get("text"), str):
             raise InputError(
                 f"line {number} of {file} has no '_id' and 'text'", "BEIR's layout has both in every line"
@@ -275,11 +286,18 @@ def _records(file: Path) -> Iterator[Mapping[str, Any]]:
 
 def _lines(file: Path) -> Iterator[str]:
     try:
-        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as raw:
-            yield from io.TextIOWrapper(raw, encoding="utf-8")
+        with (
+            gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as raw,
+            io.TextIOWrapper(raw, encoding="utf-8") as lines,
+        ):
+            yield from lines
     except FileNotFoundError as error:
-        raise SourceError(f"{file.with_name(file.name.removesuffix('.gz'))} does not exist") from error
+        raise SourceError(
+            f"{file.with_name(file.name.removesuffix('.gz'))} does not exist", "name another place"
+        ) from error
     except UnicodeDecodeError as error:
-        raise SourceError(f"{file} is not UTF-8 text: {error.reason}") from error
+        raise SourceError(
+            f"{file} is not UTF-8 text: {error.reason}", "convert it: iconv -t utf-8"
+        ) from error
     except (OSError, EOFError) as error:
         raise CorruptModel(f"{file} cannot be read: {error}", "fetch it again") from error

@@ -92,7 +92,9 @@ def read_recipe(
     except OSError as error:
         raise SourceError(f"{file} cannot be read: {error.strerror}", "name a recipe: a TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise OptionError(f"{file} is not TOML: {error}") from error
+        raise OptionError(
+            f"{file} is not TOML: {error}", "strings are in quotes, tables in brackets"
+        ) from error
     try:
         return _recipe(file, document, {"output": output, "force": force, "token": token})
     except _KeyProblem as problem:

@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are too small for th
 
 import hashlib
 import shutil
+import signal
 from collections.abc import Callable
 from importlib.metadata import files
 from pathlib import Path
@@ -17,6 +18,9 @@ from typing import Any
 
 import pytest
 from tiny import build_tiny
+
+# a job started in the background inherits an ignored SIGINT, and would pass it on to the processes that tests interrupt
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 

@@ -362,7 +362,7 @@ def test_command_says_only_what_is_its_own(tiny_copy: Tiny, texts: Path) -> None
     [
         (signal.SIGINT, 130, "making onnx", 0.0),
         (signal.SIGINT, 130, "making openvino", 0.5),
-        (signal.SIGTERM, 143, "making openvino", 1.5),
+        (signal.SIGTERM, 143, "making openvino", 0.3),
     ],
 )
 def test_interrupted_export_leaves_the_folder_as_it_was(

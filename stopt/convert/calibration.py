@@ -99,7 +99,9 @@ def _csv(file: Path, column: str) -> list[str]:
     except OSError as error:
         raise SourceError(f"{file} cannot be read: {error.strerror}", "name a text file") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise SourceError(f"{file} is not a CSV file in UTF-8: {error}") from error
+        raise SourceError(
+            f"{file} is not a CSV file in UTF-8: {error}", "convert it: iconv -t utf-8"
+        ) from error
 
 
 def _parquet(file: Path, column: str) -> list[str]:
@@ -137,5 +139,6 @@ def _dataset(options: CalibrationOptions) -> list[str]:
 def _require_column(place: object, column: str, columns: Sequence[str]) -> None:
     if column not in columns:
         raise SourceError(
-            f"{place} has no column {column!r}; it has {', '.join(columns)}", suggest(column, list(columns))
+            f"{place} has no column {column!r}; it has {', '.join(columns) or 'none'}",
+            suggest(column, list(columns)) if columns else "is this the right file?",
         )
