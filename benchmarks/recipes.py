@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--retrieval", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder for the models that are made")
     options = parser.parse_args()
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
     folder = options.work / "model"
     made: dict[str, Produced] = {}
     for file in sorted((ROOT / "recipes").glob("*.toml")):
