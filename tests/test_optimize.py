@@ -234,6 +234,9 @@ def test_source_that_is_no_graph(exported, tmp_path) -> None:
     assert content(folder) == before
 
 
+# ONNX Runtime's own temporary folder, which it leaves to the garbage collector
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")
 def test_data_file_that_is_missing(exported, tmp_path) -> None:
     folder = with_external_data(exported("bert"), tmp_path / "model")
     (folder / "onnx/model.onnx_data").unlink()

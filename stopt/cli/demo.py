@@ -46,15 +46,15 @@ def demo(output: Path, out: Output) -> None:
     from stopt.convert.export import export_products
     from stopt.convert.produce import produce
     from stopt.convert.quantize import quantize_products
-    from stopt.demo import DEMO_TEXTS, demo_model, most_similar
+    from stopt.demo import DEMO_TEXTS, INT8, demo_model, most_similar
     from stopt.spec import Backend
-    from stopt.steps import ConversionOptions, ExportOptions, StaticOpenVinoOptions
+    from stopt.steps import ConversionOptions, ExportOptions
 
     source = demo_model()
     folder = output / "all-MiniLM-L6-v2"
     products = [
         *export_products(ExportOptions((Backend.ONNX, Backend.OPENVINO))),
-        *quantize_products(StaticOpenVinoOptions()),
+        *quantize_products(INT8),
     ]
     manifest = Manifest.read(folder) if folder.is_dir() else None
     if manifest is not None and manifest.is_intact(folder):

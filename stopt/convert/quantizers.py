@@ -77,7 +77,13 @@ def static_onnx(
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.feeds = iter(feeds)
+            self.set_range(0, len(feeds))
+
+        def __len__(self) -> int:
+            return len(feeds)
+
+        def set_range(self, start_index: int, end_index: int) -> None:
+            self.feeds = iter(feeds[start_index:end_index])
 
         def get_next(self) -> Mapping[str, Any] | None:
             return next(self.feeds, None)
@@ -105,6 +111,8 @@ def static_onnx(
                 "MatMulConstBOnly": True,
                 "OpTypesToExcludeOutputQuantization": operators,
                 "CalibPercentile": options.percentile,
+                # histograms take one text at a time: of several at once they expect one length
+                "CalibStridedMinMax": None if options.method is CalibrationMethod.MINMAX else 1,
             },
         )
         move_model(Path(made) / file.name, file)
