@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from stopt.artifact import sha256
 from stopt.checking import CheckOptions, check
 from stopt.convert.produce import Produced
 from stopt.convert.run import run
@@ -76,6 +77,16 @@ def main() -> None:
 
 
 def measure(
+    made: dict[str, Produced], folder: Path, options: argparse.Namespace
+) -> dict[str, dict[str, Any]]:
+    # files with the same bytes (dynamic int8 for Arm and for AVX-512) have the same vectors: measured once
+    hashes = {name: sha256(folder / product.file) for name, product in made.items()}
+    firsts = {digest: name for name, digest in reversed(hashes.items())}
+    rows = _measure({name: made[name] for name in firsts.values()}, folder, options)
+    return {name: {**rows[firsts[digest]], "file": made[name].file} for name, digest in hashes.items()}
+
+
+def _measure(
     made: dict[str, Produced], folder: Path, options: argparse.Namespace
 ) -> dict[str, dict[str, Any]]:
     names = {product.file: name for name, product in made.items()}

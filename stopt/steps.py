@@ -156,7 +156,10 @@ class CalibrationOptions:
 
     def __post_init__(self) -> None:
         if self.texts is not None and self.dataset is not None:
-            raise OptionError("calibration texts come from a file or from a data set, not from both")
+            raise OptionError(
+                "calibration texts come from a file or from a data set, not from both",
+                "leave one of them out",
+            )
         if self.num_samples < FEW_TEXTS:
             raise OptionError(
                 f"{self.num_samples} calibration texts are too few",

@@ -244,8 +244,9 @@ def test_file_that_is_not_there(tmp_path, name) -> None:
 
 
 def test_file_and_data_set_exclude_each_other() -> None:
-    with pytest.raises(OptionError, match="from a file or from a data set, not from both"):
+    with pytest.raises(OptionError, match="from a file or from a data set, not from both") as caught:
         CalibrationOptions(texts=Path("a.txt"), dataset="b")
+    assert caught.value.hint == "leave one of them out"
 
 
 @pytest.mark.parametrize("number", [-1, 0, 15])

@@ -334,9 +334,10 @@ def test_options_of_static_int8_for_onnx_are_effective(plain) -> None:
     assert {int(np.prod(each.dims)) for each in scale} == {1}
     tables = [each for each in found.initializer if "word_embeddings" in each.name]
     assert [each.data_type for each in tables] == [onnx.TensorProto.FLOAT]
-    producers = {output: each.op_type for each in found.node for output in each.output}
+    # its activation is read by others too, but its weights are as they were
     excluded = next(each for each in found.node if each.name == node)
-    assert producers[excluded.input[0]] != "DequantizeLinear"
+    kept = next(each for each in found.initializer if each.name == excluded.input[1])
+    assert kept.data_type == onnx.TensorProto.FLOAT
     recorded = record(plain, made.file)["options"]
     assert recorded["operators"] == ["MatMul"]
     assert (recorded["smooth_quant_alpha"], recorded["per_channel"]) == (-1, False)
@@ -344,7 +345,7 @@ def test_options_of_static_int8_for_onnx_are_effective(plain) -> None:
 
 @pytest.mark.parametrize("method", [CalibrationMethod.ENTROPY, CalibrationMethod.PERCENTILE])
 def test_ranges_are_made_in_other_ways(quantized, plain, method) -> None:
-    made = make(plain, StaticOnnxOptions(calibration=FEW, method=method, percentile=99.0, **SHARED))
+    made = make(plain, StaticOnnxOptions(calibration=FEW, method=method, percentile=99.99, **SHARED))
     assert made.file == STATIC
     assert sha256(plain / STATIC) != sha256(quantized / STATIC)
     assert record(plain, STATIC)["options"]["method"] == method.value
@@ -579,7 +580,7 @@ def test_step_that_fails_undoes_those_before_it(plain) -> None:
         OptimizeOptions(Level.O1, **SHARED),
         StaticOnnxOptions(calibration=CalibrationOptions(texts=empty), **SHARED),
     )
-    with pytest.raises(InputError, match="empty.txt has 0 texts to calibrate with, too few"):
+    with pytest.raises(InputError, match=r"empty\.txt has 0 texts to calibrate with, too few"):
         recipe(plain, *steps)
     assert content(plain) == before
 

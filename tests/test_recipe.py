@@ -311,7 +311,7 @@ def test_mistake_is_named_with_its_line(tmp_path, text, line, message, hint) -> 
             'static = true\ntexts = "a"\ndataset = "b"\n',
             3,
             "calibration texts come from a file or from a data set, not from both",
-            "",
+            "leave one of them out",
         ),
         (
             'weight_format = "int8"\nbackend = "onnx"\n',

@@ -69,7 +69,9 @@ def _target_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Only store weights smaller: fp16, or int8 (OpenVINO).",
 )
 @click.option(
-    "--backend", type=click.Choice(options.ENGINES), help="For --static and --weight-format.  [default: onnx]"
+    "--backend",
+    type=click.Choice(options.ENGINES),
+    help="Engine.  [default: onnx; openvino for --weight-format]",
 )
 @click.option("--from", "from", metavar="FILE", help="File to start from; by default the plain one.")
 @click.option(
@@ -106,14 +108,18 @@ def _target_flags(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--method",
     type=click.Choice([each.value for each in CalibrationMethod]),
-    help="How ONNX ranges are made.",
+    help="How ONNX ranges are made.  [default: minmax]",
 )
 @click.option("--percentile", type=click.FloatRange(50, 100), help="For --method percentile.")
 @click.option(
-    "--preset", type=click.Choice([each.value for each in Preset]), help="nncf's preset, for OpenVINO."
+    "--preset",
+    type=click.Choice([each.value for each in Preset]),
+    help="nncf's preset, for OpenVINO.  [default: mixed]",
 )
 @click.option(
-    "--smooth-quant-alpha", type=click.FloatRange(-1, 1), help="nncf's smooth quantisation, for OpenVINO."
+    "--smooth-quant-alpha",
+    type=click.FloatRange(-1, 1),
+    help="How far --static moves outliers from activations into weights; negative: not at all.",
 )
 @click.option(
     "--ignored-scope",

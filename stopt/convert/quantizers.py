@@ -89,6 +89,13 @@ def static_onnx(
             return next(self.feeds, None)
 
     operators = [name for name in ("MatMul", "Gather") if name not in options.op_types_to_exclude]
+    weights = {tensor.name for tensor in graph.graph.initializer}
+    # MatMulConstBOnly says the same, to dynamic quantisation alone (onnxruntime 1.32)
+    weightless = [
+        node.name
+        for node in graph.graph.node
+        if node.op_type == "MatMul" and node.name and node.input[1] not in weights
+    ]
     external = has_external_data(source)
     with silent(), TemporaryDirectory(dir=file.parent.parent, prefix=".") as made:
         staged = Path(made) / "source.onnx"
@@ -102,13 +109,12 @@ def static_onnx(
             per_channel=options.per_channel,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=list(options.nodes_to_exclude),
+            nodes_to_exclude=[*options.nodes_to_exclude, *weightless],
             use_external_data_format=external,
             calibrate_method=_METHODS[options.method](),
             extra_options={
                 "WeightSymmetric": True,
                 "ActivationSymmetric": False,
-                "MatMulConstBOnly": True,
                 "OpTypesToExcludeOutputQuantization": operators,
                 "CalibPercentile": options.percentile,
                 # histograms take one text at a time: of several at once they expect one length
