@@ -293,6 +293,8 @@ def commit(staged: Path, root: Path, files: Iterable[str]) -> None:
         root: The model folder.
         files: Paths relative to both; the one that others refer to should come last.
     """
-    for name in files:
+    names = list(files)
+    for name in names:  # all folders first: what can fail does so before the first file has moved
         (root / name).parent.mkdir(parents=True, exist_ok=True)
+    for name in names:
         (staged / name).replace(root / name)

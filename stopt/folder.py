@@ -141,7 +141,7 @@ def parse_texts(lines: Iterable[str], *, jsonl: bool, column: str, name: str) ->
             members = ", ".join(record) if isinstance(record, dict) else type(record).__name__
             raise SourceError(
                 f"line {number} of {name} has no text {column!r}; it has: {members or 'nothing'}",
-                "`encode` looks for another member with --column NAME, `--texts` for 'text' only",
+                "name another member with --column, where the command has it",
             )
         yield text
 
