@@ -162,7 +162,10 @@ class ParityReport:
         return ParityError(
             f"{self.candidate} is not the model that torch runs: {'; '.join(self.failures)} "
             f"(worst text: {self.worst_text!r})",
-            "a larger deviation can be allowed with --min-cosine and --max-abs, if it is expected",
+            _REMEDIES.get(
+                self.precision,
+                "a larger deviation can be allowed with --min-cosine and --max-abs, if it is expected",
+            ),
             self,
         )
 
@@ -170,6 +173,13 @@ class ParityReport:
         """Raise :class:`~stopt.errors.ParityError` unless the file passed."""
         if failure := self.failure():
             raise failure
+
+
+_REMEDIES = {
+    "int8": "try static int8 (--static) with texts of your own (--texts), or leave the most sensitive products in float "
+    "(--nodes-to-exclude, --ignored-scope); a larger deviation can be allowed with --min-cosine",
+    "weights-int8": "try --weight-format fp16; a larger deviation can be allowed with --min-cosine",
+}
 
 
 def sample_texts() -> list[str]:
