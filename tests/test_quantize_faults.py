@@ -1,0 +1,77 @@
+"""Quantising and optimising when the disk is full or the user has had enough: nothing is left behind."""
+
+import hashlib
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+COMMANDS = {
+    "optimize": ["optimize", "-O1"],
+    "dynamic": ["quantize", "--avx2"],
+    "static onnx": ["quantize", "--static", "--num-samples", "16"],
+    "static openvino": ["quantize", "--static", "--backend", "openvino", "--num-samples", "16"],
+}
+
+
+@pytest.fixture
+def folder(exported: Callable[..., Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported("bert"), tmp_path / "model"))
+
+
+def _content(folder: Path) -> dict[str, str]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _command(name: str, folder: Path) -> list[str]:
+    verb, *options = COMMANDS[name]
+    return [sys.executable, "-m", "stopt", verb, str(folder), *options]
+
+
+def _small_disk() -> None:
+    """Let no file grow larger than 20 kB, less than any graph: what a full disk looks like to a program."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_full_disk_is_a_plain_error(folder: Path, name: str) -> None:
+    before = _content(folder)
+    done = subprocess.run(
+        _command(name, folder),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        preexec_fn=_small_disk,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "Error: " in done.stderr
+    assert "Hint: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert _content(folder) == before
+
+
+@pytest.mark.parametrize(("name", "announced"), [("dynamic", "making"), ("static openvino", "calibrating")])
+def test_an_interrupt_leaves_the_folder_as_it_was(folder: Path, name: str, announced: str) -> None:
+    before = _content(folder)
+    with subprocess.Popen(
+        _command(name, folder), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if announced in line:
+                process.send_signal(signal.SIGINT)
+                break
+        said += process.stderr.readlines()
+        process.wait(timeout=60)
+    assert process.returncode == 130, "".join(said)
+    assert not any("Traceback" in line for line in said), "".join(said)
+    assert _content(folder) == before
