@@ -74,6 +74,7 @@ def main() -> None:
     }
     RESULTS.write_text(json.dumps(document, indent=2) + "\n")
     write_table(document)
+    write_headers(document)
 
 
 def measure(
@@ -166,6 +167,23 @@ def write_table(document: dict[str, Any]) -> None:
     text = README.read_text()
     head, tail = text.split(BEGIN)[0], text.split(END)[1]
     README.write_text(f"{head}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{tail}")
+
+
+def write_headers(document: dict[str, Any]) -> None:
+    """Put the figures into each recipe, as its last comment before [source]."""
+    machine = f"{document['machine']['processor']} ({', '.join(document['machine']['features'])}), {document['date']}"
+    for name, row in document["rows"].items():
+        file = ROOT / "recipes" / f"{name}.toml"
+        if not file.is_file():
+            continue
+        sts, ndcg = (next(key for key in row if key.endswith(end)) for end in ("spearman", "ndcg@10"))
+        measured = (
+            f"# Measured: {row['size_mb']} MB, cosine to torch {row['cosine_mean_sts']:.4f} (mean), STS-B {row[sts]:.4f} "
+            f"(torch {row[f'{sts} torch']:.4f}), SciFact nDCG@10 {row[ndcg]:.4f} (torch {row[f'{ndcg} torch']:.4f});\n"
+            f"# {machine}.\n"
+        )
+        comment, source = file.read_text().split("[source]")
+        file.write_text(f"{comment.partition('# Measured:')[0].rstrip()}\n{measured}\n[source]{source}")
 
 
 if __name__ == "__main__":
