@@ -6,7 +6,6 @@ Each writes under the final name at once, because the graph of a large model nam
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -64,6 +63,7 @@ def static_onnx(
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import CalibrationMethod as Method
 
     require_nodes(source, options.nodes_to_exclude)
     data = read_calibration(options.calibration)
@@ -111,7 +111,7 @@ def static_onnx(
             weight_type=QuantType.QInt8,
             nodes_to_exclude=[*options.nodes_to_exclude, *weightless],
             use_external_data_format=external,
-            calibrate_method=_METHODS[options.method](),
+            calibrate_method=Method[_METHODS[options.method]],
             extra_options={
                 "WeightSymmetric": True,
                 "ActivationSymmetric": False,
@@ -125,16 +125,11 @@ def static_onnx(
     return {"operators": operators, "calibration": data.describe()}
 
 
-def _method(name: str) -> Any:
-    from onnxruntime.quantization import CalibrationMethod as Method
-
-    return getattr(Method, name)
-
-
+# ONNX Runtime's names
 _METHODS = {
-    CalibrationMethod.MINMAX: partial(_method, "MinMax"),
-    CalibrationMethod.ENTROPY: partial(_method, "Entropy"),
-    CalibrationMethod.PERCENTILE: partial(_method, "Percentile"),
+    CalibrationMethod.MINMAX: "MinMax",
+    CalibrationMethod.ENTROPY: "Entropy",
+    CalibrationMethod.PERCENTILE: "Percentile",
 }
 
 
