@@ -19,7 +19,19 @@ if TYPE_CHECKING:
         export_optimized_onnx_model,
         export_static_quantized_openvino_model,
     )
-    from stopt.embeddings.quantization import quantize_embeddings
+    from stopt.embeddings.calibration import RangeOptions, calibrate_ranges
+    from stopt.embeddings.index import IndexOptions, SearchIndex, index_texts
+    from stopt.embeddings.index_files import load_index, save_index
+    from stopt.embeddings.quantization import dequantize_embeddings, quantize_embeddings, truncate_embeddings
+    from stopt.embeddings.ranges import Ranges
+    from stopt.embeddings.search import (
+        cos_sim,
+        dot_score,
+        semantic_search,
+        semantic_search_faiss,
+        semantic_search_usearch,
+    )
+    from stopt.embeddings.space import Compatibility, index_compatibility
     from stopt.errors import (
         ArtifactError,
         ConversionError,
@@ -29,6 +41,7 @@ if TYPE_CHECKING:
         OptionError,
         ParityError,
         SourceError,
+        SpaceError,
         StoptError,
         StoptWarning,
         UnsupportedModel,
@@ -37,7 +50,9 @@ if TYPE_CHECKING:
     from stopt.parity import ParityReport
     from stopt.reading import read_spec
     from stopt.recipe import Recipe, read_recipe
+    from stopt.runtime.cross_encoder import CrossEncoder
     from stopt.runtime.sentence_transformer import SentenceTransformer
+    from stopt.runtime.sparse_encoder import SparseEncoder
     from stopt.spec import ModelSpec
     from stopt.steps import (
         CalibrationOptions,
@@ -55,10 +70,13 @@ _PLACES = {
     "ArtifactError": "stopt.errors",
     "CalibrationOptions": "stopt.steps",
     "CheckOptions": "stopt.checking",
+    "Compatibility": "stopt.embeddings.space",
     "ConversionError": "stopt.errors",
     "CorruptModel": "stopt.errors",
+    "CrossEncoder": "stopt.runtime.cross_encoder",
     "DynamicOptions": "stopt.steps",
     "ExportOptions": "stopt.steps",
+    "IndexOptions": "stopt.embeddings.index",
     "InputError": "stopt.errors",
     "MissingExtra": "stopt.errors",
     "ModelSpec": "stopt.spec",
@@ -66,9 +84,14 @@ _PLACES = {
     "OptionError": "stopt.errors",
     "ParityError": "stopt.errors",
     "ParityReport": "stopt.parity",
+    "RangeOptions": "stopt.embeddings.calibration",
+    "Ranges": "stopt.embeddings.ranges",
     "Recipe": "stopt.recipe",
+    "SearchIndex": "stopt.embeddings.index",
     "SentenceTransformer": "stopt.runtime.sentence_transformer",
     "SourceError": "stopt.errors",
+    "SpaceError": "stopt.errors",
+    "SparseEncoder": "stopt.runtime.sparse_encoder",
     "StaticOnnxOptions": "stopt.steps",
     "StaticOpenVinoOptions": "stopt.steps",
     "StoptError": "stopt.errors",
@@ -76,27 +99,42 @@ _PLACES = {
     "UnsupportedModel": "stopt.errors",
     "UntrustedModel": "stopt.errors",
     "WeightOptions": "stopt.steps",
+    "calibrate_ranges": "stopt.embeddings.calibration",
     "check": "stopt.checking",
+    "cos_sim": "stopt.embeddings.search",
+    "dequantize_embeddings": "stopt.embeddings.quantization",
+    "dot_score": "stopt.embeddings.search",
     "export": "stopt.convert.export",
     "export_dynamic_quantized_onnx_model": "stopt.convert.sentence_transformers",
     "export_optimized_onnx_model": "stopt.convert.sentence_transformers",
     "export_static_quantized_openvino_model": "stopt.convert.sentence_transformers",
+    "index_compatibility": "stopt.embeddings.space",
+    "index_texts": "stopt.embeddings.index",
+    "load_index": "stopt.embeddings.index_files",
     "optimize": "stopt.convert.optimize",
     "quantize": "stopt.convert.quantize",
     "quantize_embeddings": "stopt.embeddings.quantization",
     "read_recipe": "stopt.recipe",
     "read_spec": "stopt.reading",
     "run": "stopt.convert.run",
+    "save_index": "stopt.embeddings.index_files",
+    "semantic_search": "stopt.embeddings.search",
+    "semantic_search_faiss": "stopt.embeddings.search",
+    "semantic_search_usearch": "stopt.embeddings.search",
+    "truncate_embeddings": "stopt.embeddings.quantization",
 }
 
 __all__ = [
     "ArtifactError",
     "CalibrationOptions",
     "CheckOptions",
+    "Compatibility",
     "ConversionError",
     "CorruptModel",
+    "CrossEncoder",
     "DynamicOptions",
     "ExportOptions",
+    "IndexOptions",
     "InputError",
     "MissingExtra",
     "ModelSpec",
@@ -104,9 +142,14 @@ __all__ = [
     "OptionError",
     "ParityError",
     "ParityReport",
+    "RangeOptions",
+    "Ranges",
     "Recipe",
+    "SearchIndex",
     "SentenceTransformer",
     "SourceError",
+    "SpaceError",
+    "SparseEncoder",
     "StaticOnnxOptions",
     "StaticOpenVinoOptions",
     "StoptError",
@@ -115,17 +158,29 @@ __all__ = [
     "UntrustedModel",
     "WeightOptions",
     "__version__",
+    "calibrate_ranges",
     "check",
+    "cos_sim",
+    "dequantize_embeddings",
+    "dot_score",
     "export",
     "export_dynamic_quantized_onnx_model",
     "export_optimized_onnx_model",
     "export_static_quantized_openvino_model",
+    "index_compatibility",
+    "index_texts",
+    "load_index",
     "optimize",
     "quantize",
     "quantize_embeddings",
     "read_recipe",
     "read_spec",
     "run",
+    "save_index",
+    "semantic_search",
+    "semantic_search_faiss",
+    "semantic_search_usearch",
+    "truncate_embeddings",
 ]
 
 

@@ -50,18 +50,24 @@ def default_file(backend: Backend) -> str:
     return f"{backend.value}/{_DEFAULT_NAMES[backend]}"
 
 
-def engine_files(root: Path, backend: Backend) -> list[str]:
+def engine_files(root: Path, backend: Backend, part: str = "") -> list[str]:
     """List the files of a backend in a model folder and its ``onnx`` or ``openvino`` folder, sorted.
+
+    Args:
+        root: The model folder.
+        backend: The engine.
+        part: Folder of the transformer in it, such as that of a Router's route: it has its files beside it. If it has
+            none, those of the model folder count.
 
     Returns:
         Paths relative to ``root``, with ``/``. The tokenizer graphs that optimum-cli writes for OpenVINO are left out.
     """
     found = []
-    for folder in (root, root / backend.value):
+    for folder in dict.fromkeys((root / part, root / part / backend.value)):
         for path in sorted(folder.glob(f"*{_SUFFIXES[backend]}")):
             if path.is_file() and not path.stem.endswith(("_tokenizer", "_detokenizer")):
                 found.append(path.relative_to(root).as_posix())
-    return found
+    return engine_files(root, backend) if part and not found else found
 
 
 def is_plain(file: str) -> bool:
@@ -69,7 +75,9 @@ def is_plain(file: str) -> bool:
     return PurePosixPath(file).name in _DEFAULT_NAMES.values()
 
 
-def locate(root: Path, backend: Backend, file_name: str | None = None, subfolder: str = "") -> Path:
+def locate(
+    root: Path, backend: Backend, file_name: str | None = None, subfolder: str = "", part: str = ""
+) -> Path:
     """Find the file that a name stands for, as sentence-transformers resolves it.
 
     Args:
@@ -77,6 +85,7 @@ def locate(root: Path, backend: Backend, file_name: str | None = None, subfolder
         backend: ONNX or OpenVINO.
         file_name: Path relative to the folder, or to its folder for that backend; None is the plain export.
         subfolder: Folder between ``root`` and the file.
+        part: Folder of the transformer in the model folder; its files lie beside it.
 
     Raises:
         ArtifactError: If it is not there; lists the files that are. Nothing else is used instead.
@@ -88,11 +97,13 @@ def locate(root: Path, backend: Backend, file_name: str | None = None, subfolder
             f"file_name {name!r} is not a {_SUFFIXES[backend]} file, which backend {backend.value!r} opens",
             suggest(name, engine_files(root, backend)) if engine_files(root, backend) else "",
         )
-    for candidate in (f"{base}{name}", f"{base}{backend.value}/{name}"):
-        path = contained(root, candidate)
-        if path.is_file():
-            return path
-    present = engine_files(root, backend)
+    within = f"{part}/" if part else ""
+    for place in dict.fromkeys((within, "")):
+        for candidate in (f"{place}{base}{name}", f"{place}{base}{backend.value}/{name}"):
+            path = contained(root, candidate)
+            if path.is_file():
+                return path
+    present = engine_files(root, backend, part)
     if file_name is None and not present:
         raise ArtifactError(
             f"{root} has no file for backend {backend.value!r}",

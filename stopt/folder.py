@@ -14,7 +14,7 @@ from typing import Any
 
 from stopt.errors import CorruptModel, SourceError, UntrustedModel
 
-__all__ = ["contained", "parse_texts", "read_json", "read_json_object", "read_texts"]
+__all__ = ["contained", "parse_texts", "read_json", "read_json_object", "read_texts", "stream_texts"]
 
 # tokenizer.json of the largest multilingual vocabularies (256k entries) is about 35 MB
 MAX_JSON_BYTES = 200_000_000
@@ -100,7 +100,12 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def read_texts(file: Path, column: str = "text", *, jsonl: bool | None = None) -> list[str]:
-    """Read texts from a file: one per line, or the member ``column`` of each line of JSONL.
+    """Read all of :func:`stream_texts`."""
+    return list(stream_texts(file, column, jsonl=jsonl))
+
+
+def stream_texts(file: Path, column: str = "text", *, jsonl: bool | None = None) -> Iterator[str]:
+    """Yield the texts of a file: one per line, or the member ``column`` of each line of JSONL.
 
     Args:
         file: The file, UTF-8. Only a line feed ends a line, as for ``wc -l`` and JSONL itself.
@@ -113,7 +118,7 @@ def read_texts(file: Path, column: str = "text", *, jsonl: bool | None = None) -
     jsonl = file.suffix in (".jsonl", ".ndjson") if jsonl is None else jsonl
     try:
         with file.open(encoding="utf-8-sig", newline="\n") as lines:
-            return list(parse_texts(lines, jsonl=jsonl, column=column, name=str(file)))
+            yield from parse_texts(lines, jsonl=jsonl, column=column, name=str(file))
     except OSError as error:
         raise SourceError(f"{file} cannot be read: {error.strerror}", "name a text file") from error
     except UnicodeDecodeError as error:

@@ -34,10 +34,13 @@ __all__ = [
 ]
 
 Floats = npt.NDArray[np.floating[Any]]
-Encode = Callable[[Sequence[str], str], Floats]
+Vectors = Any  # (N, E): an array, or a matrix of SciPy for vectors that are mostly zero
+Encode = Callable[[Sequence[str], str], Vectors]
+Score = Callable[[Sequence[tuple[str, str]]], Floats]
 
 DEPTH = 10  # results looked at, as in nDCG@10 and recall@10
 RELEVANT_QUERY_BLOCK = 256  # queries scored at a time, to bound memory
+ROWS = 512  # sparse vectors spread out at a time, for the same reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +83,26 @@ class StsPairs:
         """Return Spearman's correlation of a model's similarities with the scores.
 
         Args:
-            encode: Texts, and the name of a prompt, to (N, E) embeddings.
+            encode: Texts, and the name of a prompt, to (N, E) embeddings; sparse ones as a SciPy matrix.
             function: How the model compares embeddings.
         """
         texts = list(dict.fromkeys((*self.first, *self.second)))
-        vectors = dict(zip(texts, encode(texts, ""), strict=True))
-        first, second = (np.stack([vectors[text] for text in side]) for side in (self.first, self.second))
-        return {f"{self.name} spearman": spearman(pairwise_similarity(first, second, function), self.scores)}
+        vectors = encode(texts, "")
+        row_of = {text: row for row, text in enumerate(texts)}
+        first, second = (vectors[[row_of[text] for text in side]] for side in (self.first, self.second))
+        found = [
+            pairwise_similarity(a, b, function) for a, b in zip(_blocks(first), _blocks(second), strict=True)
+        ]
+        return {f"{self.name} spearman": spearman(np.concatenate(found), self.scores)}
+
+    def measure_scores(self, score: Score) -> dict[str, float]:
+        """Return Spearman's correlation of a cross-encoder's scores with the pairs' own.
+
+        Args:
+            score: Pairs to (N,) scores.
+        """
+        found = score(list(zip(self.first, self.second, strict=True)))
+        return {f"{self.name} spearman": spearman(found, self.scores)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +125,7 @@ class Retrieval:
         """Return mean nDCG@10 and recall@10 over the queries that have relevant documents.
 
         Args:
-            encode: Texts, and the name of a prompt, to (N, E) embeddings.
+            encode: Texts, and the name of a prompt, to (N, E) embeddings; sparse ones as a SciPy matrix.
             function: How the model compares embeddings.
         """
         document_ids = list(self.documents)
@@ -118,7 +134,10 @@ class Retrieval:
         queries = encode([self.queries[query] for query in query_ids], "query")
         gains, recalls = [], []
         for start in range(0, len(query_ids), RELEVANT_QUERY_BLOCK):
-            scores = similarity(queries[start : start + RELEVANT_QUERY_BLOCK], documents, function)
+            block = _spread(queries[start : start + RELEVANT_QUERY_BLOCK])
+            scores = np.concatenate(
+                [similarity(block, rows, function) for rows in _blocks(documents)], axis=1
+            )
             for query, row in zip(
                 query_ids[start:], np.argsort(-scores, axis=1, kind="stable")[:, :DEPTH], strict=False
             ):
@@ -130,6 +149,17 @@ class Retrieval:
             f"{self.name} ndcg@10": float(np.mean(gains)),
             f"{self.name} recall@10": float(np.mean(recalls)),
         }
+
+
+def _blocks(vectors: Vectors) -> list[Floats]:
+    """All rows of an array at once; those of a sparse matrix a few at a time, spread out."""
+    if isinstance(vectors, np.ndarray):
+        return [vectors]
+    return [_spread(vectors[start : start + ROWS]) for start in range(0, vectors.shape[0], ROWS)]
+
+
+def _spread(vectors: Vectors) -> Floats:
+    return vectors if isinstance(vectors, np.ndarray) else vectors.toarray()
 
 
 def spearman(a: Floats, b: Floats) -> float:
@@ -165,13 +195,20 @@ def recall(found: Sequence[int], relevant: Sequence[int], depth: int = DEPTH) ->
     return sum(relevance > 0 for relevance in list(found)[:depth]) / total if total else 0.0
 
 
-def rank_overlap(reference: Floats, candidate: Floats, depth: int = DEPTH) -> float:
+def rank_overlap(
+    reference: Floats,
+    candidate: Floats,
+    depth: int = DEPTH,
+    *,
+    function: Similarity = Similarity.COSINE,
+) -> float:
     """Return how much of each text's nearest neighbours two sets of vectors share, on average.
 
     Args:
         reference: (N, E) vectors of texts.
         candidate: (N, E) vectors of the same texts.
         depth: Neighbours looked at, the text itself left out.
+        function: How vectors are compared.
 
     Returns:
         From 0 to 1; 1 if the neighbours are the same, in whatever order.
@@ -179,13 +216,13 @@ def rank_overlap(reference: Floats, candidate: Floats, depth: int = DEPTH) -> fl
     depth = min(depth, len(reference) - 1)
     if depth < 1:
         return 1.0
-    first, second = _neighbours(reference, depth), _neighbours(candidate, depth)
+    first, second = (_neighbours(vectors, depth, function) for vectors in (reference, candidate))
     shared = [len(np.intersect1d(a, b)) / depth for a, b in zip(first, second, strict=True)]
     return float(np.mean(shared))
 
 
-def _neighbours(vectors: Floats, depth: int) -> npt.NDArray[np.int64]:
-    scores = similarity(np.nan_to_num(vectors), np.nan_to_num(vectors), Similarity.COSINE)
+def _neighbours(vectors: Floats, depth: int, function: Similarity) -> npt.NDArray[np.int64]:
+    scores = similarity(np.nan_to_num(vectors), np.nan_to_num(vectors), function)
     np.fill_diagonal(scores, -np.inf)
     return np.argsort(-scores, axis=1, kind="stable")[:, :depth]
 

@@ -31,7 +31,7 @@ from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from stopt.errors import OptionError, SourceError, suggest
-from stopt.folder import read_texts
+from stopt.examples import read_examples
 from stopt.spec import Backend
 from stopt.steps import (
     CalibrationOptions,
@@ -133,14 +133,15 @@ def _recipe(file: Path, document: Mapping[str, Any], shared: Mapping[str, Any]) 
 
 def _thresholds(check: Any, folder: Path) -> dict[str, Any]:
     """The fields of ConversionOptions that ``[check]`` has; its texts are beside the recipe: both travel together."""
-    _known(check, {"min_cosine", "max_abs", "texts"}, "[check]")
+    _known(check, {"min_cosine", "max_abs", "min_agreement", "texts"}, "[check]")
     found = {key: _coerce(key, value, str if key == "texts" else float) for key, value in check.items()}
-    if not -1 <= found.get("min_cosine", 0) <= 1:
-        raise _KeyProblem("min_cosine", f"min_cosine is {found['min_cosine']:g}, expected -1 to 1")
+    for key in ("min_cosine", "min_agreement"):
+        if not -1 <= found.get(key, 0) <= 1:
+            raise _KeyProblem(key, f"{key} is {found[key]:g}, expected -1 to 1")
     if not found.get("max_abs", 0) >= 0:
         raise _KeyProblem("max_abs", f"max_abs is {found['max_abs']:g}, expected 0 or more")
     if texts := found.pop("texts", None):
-        found["check_texts"] = [text for text in read_texts(folder / texts) if text.strip()]
+        found["check_texts"] = read_examples(folder / texts)
         if not found["check_texts"]:
             raise _KeyProblem("texts", f"{folder / texts} has no text in it", "one text per line")
     return found
@@ -245,7 +246,7 @@ def _coerce(key: str, value: Any, hint: Any) -> Any:
             raise _KeyProblem(key, f"{key} is {value!r}, expected a list", f'{key} = ["..."]')
         return tuple(_coerce(key, each, inner) for each in value)
     if issubclass(hint, Enum):
-        known = [str(each.value) for each in hint]
+        known = [str(each.value) for each in hint if each is not Backend.NUMPY]  # which makes no files
         if value not in known:
             raise _KeyProblem(key, f"{key} {value!r} is unknown", suggest(str(value), known))
         return hint(value)

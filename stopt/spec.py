@@ -13,12 +13,31 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import ClassVar
 
+from stopt.errors import UnsupportedModel
+from stopt.layers import (
+    SCORES,
+    SENTENCE,
+    TOKENS,
+    Activation,
+    Dense,
+    LayerNorm,
+    ModuleSpec,
+    Normalize,
+    Pooling,
+    PoolingMode,
+    SparseAutoEncoder,
+    SpladePooling,
+)
+
 __all__ = [
+    "ENGINES",
+    "SCORES",
     "SENTENCE",
     "TOKENS",
     "Activation",
     "Backend",
     "Dense",
+    "FrontSpec",
     "LayerNorm",
     "ModelKind",
     "ModelSpec",
@@ -27,23 +46,36 @@ __all__ = [
     "Pooling",
     "PoolingMode",
     "Similarity",
+    "SparseAutoEncoder",
+    "SparseStaticEmbedding",
+    "SpladePooling",
+    "StaticEmbedding",
+    "Task",
     "TokenizerSpec",
     "TransformerSpec",
     "merge_prompts",
 ]
 
 
-# features that modules read and write, under sentence-transformers' names
-TOKENS = "token_embeddings"
-SENTENCE = "sentence_embedding"
-
-
 class Backend(StrEnum):
-    """The engine that runs the transformer."""
+    """What runs the module at the front: the engine of a transformer, or numpy for a table."""
 
     TORCH = "torch"
     ONNX = "onnx"
     OPENVINO = "openvino"
+    NUMPY = "numpy"
+
+
+# those that can be asked for; a table is read with numpy without asking
+ENGINES = (Backend.TORCH, Backend.ONNX, Backend.OPENVINO)
+
+
+class Task(StrEnum):
+    """What the transformer's last layer gives, under transformers' names."""
+
+    FEATURES = "feature-extraction"
+    MASKED_LM = "fill-mask"
+    CLASSIFICATION = "sequence-classification"
 
 
 class ModelKind(StrEnum):
@@ -52,17 +84,6 @@ class ModelKind(StrEnum):
     DENSE = "dense"
     SPARSE = "sparse"
     CROSS_ENCODER = "cross-encoder"
-
-
-class PoolingMode(StrEnum):
-    """How token embeddings become one vector."""
-
-    CLS = "cls"
-    MAX = "max"
-    MEAN = "mean"
-    MEAN_SQRT_LEN = "mean_sqrt_len_tokens"
-    WEIGHTED_MEAN = "weightedmean"
-    LAST_TOKEN = "lasttoken"
 
 
 class Similarity(StrEnum):
@@ -74,26 +95,6 @@ class Similarity(StrEnum):
     MANHATTAN = "manhattan"
 
 
-class Activation(StrEnum):
-    """Activation functions a Dense module may name: the classes of ``torch.nn`` that take no argument."""
-
-    IDENTITY = "Identity"
-    TANH = "Tanh"
-    RELU = "ReLU"
-    RELU6 = "ReLU6"
-    GELU = "GELU"
-    SIGMOID = "Sigmoid"
-    SILU = "SiLU"
-    MISH = "Mish"
-    ELU = "ELU"
-    SELU = "SELU"
-    LEAKY_RELU = "LeakyReLU"
-    SOFTPLUS = "Softplus"
-    SOFTSIGN = "Softsign"
-    HARDTANH = "Hardtanh"
-    LOG_SIGMOID = "LogSigmoid"
-
-
 @dataclass(frozen=True, slots=True)
 class TransformerSpec:
     """The transformer at the front.
@@ -103,12 +104,63 @@ class TransformerSpec:
         model_type: ``model_type`` of its config.json, such as ``"bert"``.
         hidden_size: Width D of a token embedding.
         dtype: dtype that the model's files ask for when torch loads it; None stands for float32.
+        task: What its last layer gives.
+        head_size: Width of that where it is not a token embedding: entries of the vocabulary, or labels.
     """
 
     path: str
     model_type: str
     hidden_size: int
     dtype: str | None = None
+    task: Task = Task.FEATURES
+    head_size: int | None = None
+
+    @property
+    def target(self) -> str:
+        """Feature that it writes."""
+        return SCORES if self.task is Task.CLASSIFICATION else TOKENS
+
+    @property
+    def width(self) -> int:
+        """Width of that feature."""
+        return self.hidden_size if self.head_size is None else self.head_size
+
+
+@dataclass(frozen=True, slots=True)
+class StaticEmbedding:
+    """A table of token embeddings in the transformer's place; a text is the mean of its tokens' rows.
+
+    Attributes:
+        path: Folder of the table (and of its tokenizer), relative to the model's.
+        tensor: Name of the table, (V, E), in its safetensors file.
+        tokens: Rows V.
+        width: Columns E.
+    """
+
+    path: str
+    tensor: str
+    tokens: int
+    width: int
+
+    target: ClassVar[str] = SENTENCE
+
+
+@dataclass(frozen=True, slots=True)
+class SparseStaticEmbedding:
+    """A weight per token in the transformer's place; a text has the weight of each token that it contains.
+
+    Attributes:
+        path: Folder of the weights (and of their tokenizer), relative to the model's.
+        width: Size of the vocabulary.
+    """
+
+    path: str
+    width: int
+
+    target: ClassVar[str] = SENTENCE
+
+
+FrontSpec = TransformerSpec | StaticEmbedding | SparseStaticEmbedding
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +178,7 @@ class TokenizerSpec:
         pad_token: The token that fills a batch.
         pad_type_id: The token type of those.
         token_types: Whether the tokenizer's token types are passed on; otherwise they are all zero.
+        add_special_tokens: Whether a text gets the special tokens of its template; tables are read without them.
         special_tokens: The tokens that the model's files give a role (start, end, padding, mask …).
         overrides: Settings of tokenizer_config.json that transformers applies over tokenizer.json.
     """
@@ -139,88 +192,9 @@ class TokenizerSpec:
     pad_token: str | None = None
     pad_type_id: int = 0
     token_types: bool = True
+    add_special_tokens: bool = True
     special_tokens: frozenset[str] = frozenset()
     overrides: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
-
-
-@dataclass(frozen=True, slots=True)
-class Pooling:
-    """Token embeddings to one vector: the modes' results side by side, in order."""
-
-    modes: tuple[PoolingMode, ...]
-    include_prompt: bool = True
-
-    source: ClassVar[str] = TOKENS
-    target: ClassVar[str] = SENTENCE
-    wanted_width: ClassVar[int | None] = None
-
-    def width(self, width: int) -> int:
-        """Width of what it writes, given the width of what it reads."""
-        return width * len(self.modes)
-
-
-@dataclass(frozen=True, slots=True)
-class Dense:
-    """``activation(W x + b)`` on one feature.
-
-    Attributes:
-        path: Folder with the weights, relative to the model's.
-        source: Feature that is read: ``sentence_embedding`` or ``token_embeddings``.
-        target: Feature that is written; the same names.
-    """
-
-    path: str
-    in_features: int
-    out_features: int
-    bias: bool = True
-    activation: Activation = Activation.TANH
-    source: str = SENTENCE
-    target: str = SENTENCE
-
-    @property
-    def wanted_width(self) -> int:
-        """Width that it must be given."""
-        return self.in_features
-
-    def width(self, _: int) -> int:
-        """Width of what it writes."""
-        return self.out_features
-
-
-@dataclass(frozen=True, slots=True)
-class Normalize:
-    """Unit length in the L2 norm."""
-
-    source: ClassVar[str] = SENTENCE
-    target: ClassVar[str] = SENTENCE
-    wanted_width: ClassVar[int | None] = None
-
-    def width(self, width: int) -> int:
-        """Width of what it writes, given the width of what it reads."""
-        return width
-
-
-@dataclass(frozen=True, slots=True)
-class LayerNorm:
-    """Layer normalisation with weights."""
-
-    path: str
-    dimension: int
-
-    source: ClassVar[str] = SENTENCE
-    target: ClassVar[str] = SENTENCE
-
-    @property
-    def wanted_width(self) -> int:
-        """Width that it must be given."""
-        return self.dimension
-
-    def width(self, width: int) -> int:
-        """Width of what it writes, given the width of what it reads."""
-        return width
-
-
-ModuleSpec = Pooling | Dense | Normalize | LayerNorm
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,31 +203,58 @@ class ModelSpec:
 
     Attributes:
         kind: What the model turns text into.
-        transformer: The module at the front.
+        front: The module that reads token ids: a transformer, or a table.
         tokenizer: How text becomes token ids.
-        modules: What follows the transformer, in order. Dropout is the identity at inference and left out.
+        modules: What follows it, in order. Dropout is the identity at inference and left out.
         prompts: Prompt texts by name, as the model's files have them.
         default_prompt_name: Name of the prompt for calls that name none.
         similarity: How its vectors are compared.
         truncate_dim: Leading dimensions that are kept; None keeps all.
+        activation: What a cross-encoder does to its logits.
+        routes: The models of a Router by the task that a call names, this one among them; empty without one. This one
+            is the route that has a transformer, ``document`` if several do: what converts a model converts that.
+        default_route: Key of ``routes`` for calls that name no task; None is an error for them.
     """
 
     kind: ModelKind
-    transformer: TransformerSpec
+    front: FrontSpec
     tokenizer: TokenizerSpec
     modules: tuple[ModuleSpec, ...]
     prompts: Mapping[str, str | None]
     default_prompt_name: str | None = None
     similarity: Similarity = Similarity.COSINE
     truncate_dim: int | None = None
+    activation: Activation | None = None
+    routes: Mapping[str, ModelSpec] = field(default_factory=lambda: MappingProxyType({}))
+    default_route: str | None = None
+
+    @property
+    def transformer(self) -> TransformerSpec:
+        """The module at the front, of a model that has a transformer there.
+
+        Raises:
+            UnsupportedModel: If it has not: there is nothing in it for an engine to run.
+        """
+        if isinstance(self.front, TransformerSpec):
+            return self.front
+        raise UnsupportedModel(
+            self.front.path or "the model",
+            [f"{type(self.front).__name__} is a table, not a transformer"],
+            "serve it as it is: stopt reads such models with numpy alone",
+        )
+
+    @property
+    def feature(self) -> str:
+        """The feature that the model gives: ``scores`` of a cross-encoder, else ``sentence_embedding``."""
+        return SCORES if self.kind is ModelKind.CROSS_ENCODER else SENTENCE
 
     @property
     def embedding_dimension(self) -> int:
-        """Width of a vector before ``truncate_dim``."""
-        widths = {TOKENS: self.transformer.hidden_size}
+        """Width of a vector before ``truncate_dim``; of a cross-encoder, its number of labels."""
+        widths = {self.front.target: self.front.width}
         for module in self.modules:
             widths[module.target] = module.width(widths[module.source])
-        return widths[SENTENCE]
+        return widths[self.feature]
 
 
 def merge_prompts(

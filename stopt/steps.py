@@ -12,11 +12,14 @@ from pathlib import Path
 
 from stopt.artifact import default_file
 from stopt.errors import OptionError
-from stopt.spec import Backend
+from stopt.examples import Example
+from stopt.spec import Backend, ModelKind
 
 __all__ = [
     "DEFAULT_SAMPLES",
     "FEW_TEXTS",
+    "LIBRARIES",
+    "TASKS",
     "CalibrationMethod",
     "CalibrationOptions",
     "ConversionOptions",
@@ -32,6 +35,16 @@ __all__ = [
     "WeightFormat",
     "WeightOptions",
 ]
+
+# optimum's names of what a model does, and the kind of model that does it; features come from several kinds
+TASKS: dict[str, ModelKind | None] = {
+    "feature-extraction": None,
+    "sentence-similarity": ModelKind.DENSE,
+    "fill-mask": ModelKind.SPARSE,
+    "sequence-classification": ModelKind.CROSS_ENCODER,
+    "text-classification": ModelKind.CROSS_ENCODER,
+}
+LIBRARIES = ("sentence-transformers", "sentence_transformers", "transformers")
 
 FEW_TEXTS = 16  # calibration texts below which ranges say nothing about the texts to come
 DEFAULT_SAMPLES = 300
@@ -85,18 +98,25 @@ class ConversionOptions:
         output: Folder to copy the model to first; None works in the model's own folder (for a Hub id: in a folder of
             its name in the current one).
         force: Replace files that are there.
-        check_texts: Texts to check with; None takes those that ship with stopt.
+        check_texts: Texts to check with, pairs for a cross-encoder; None takes those that ship with stopt.
         min_cosine: Smallest cosine with torch that passes; None is the default of the file's precision.
         max_abs: Largest difference that passes; None is the default of the file's precision.
+        min_agreement: Smallest agreement that passes, of a sparse encoder's active dimensions or a cross-encoder's order;
+            None is the default of the file's precision.
+        task: The model's task, as optimum names it. A hint: it is read from the folder, and another one is an error.
+        library: The library whose model it is; a hint as well.
         revision: Revision of a Hub repository.
         token: Hub token.
     """
 
     output: Path | None = None
     force: bool = False
-    check_texts: Sequence[str] | None = None
+    check_texts: Sequence[Example] | None = None
     min_cosine: float | None = None
     max_abs: float | None = None
+    min_agreement: float | None = None
+    task: str | None = None
+    library: str | None = None
     revision: str | None = None
     token: str | None = None
 
@@ -107,12 +127,14 @@ class ExportOptions(ConversionOptions):
 
     Attributes:
         backends: Engines to export for.
+        fused: Write a second file with the model's modules in the graph, for runtimes that have no pooling.
     """
 
     backends: tuple[Backend, ...] = (Backend.ONNX,)
+    fused: bool = False
 
     def __post_init__(self) -> None:
-        if not self.backends or Backend.TORCH in self.backends:
+        if not self.backends or not {Backend.ONNX, Backend.OPENVINO}.issuperset(self.backends):
             raise OptionError("a model is exported to onnx, openvino or both", "torch needs no export")
 
 
@@ -137,8 +159,8 @@ class CalibrationOptions:
 
     Attributes:
         texts: File: one text per line, or .jsonl, .csv, .parquet with a column; None takes those that ship with stopt,
-            or the data set.
-        column: Column or member that has the text.
+            or the data set. For a cross-encoder pairs, with tabs between them or in two columns.
+        column: Column or member that has the text; for pairs two of them with a comma, such as ``query,document``.
         dataset: Data set of the Hugging Face Hub, or a folder of one.
         dataset_config: Its configuration.
         split: Its split.
@@ -178,6 +200,8 @@ class DynamicOptions(ConversionOptions):
         reduce_range: 7 bits for weights: exact on processors whose 8-bit products overflow (AVX2, AVX-512 without VNNI).
         nodes_to_exclude: Nodes of the graph that stay in float.
         op_types_to_exclude: Operators that stay in float, such as ``Gather``.
+        keep_head: Whether the projection to the vocabulary and a classifier stay in float, where most of the quality is
+            lost otherwise; a model of dense vectors has neither.
         file_suffix: Replaces what the file is called after ``model_``; None is sentence-transformers' name.
     """
 
@@ -187,6 +211,7 @@ class DynamicOptions(ConversionOptions):
     reduce_range: bool = False
     nodes_to_exclude: tuple[str, ...] = ()
     op_types_to_exclude: tuple[str, ...] = ()
+    keep_head: bool = True
     file_suffix: str | None = None
 
 
@@ -204,6 +229,8 @@ class StaticOnnxOptions(ConversionOptions):
         per_channel: A scale per output channel of a weight.
         nodes_to_exclude: Nodes of the graph that stay in float.
         op_types_to_exclude: Operators that stay in float.
+        keep_head: Whether the projection to the vocabulary and a classifier stay in float, where most of the quality is
+            lost otherwise; a model of dense vectors has neither.
         file_suffix: Replaces what the file is called after ``model_``; None is sentence-transformers' name.
     """
 
@@ -215,6 +242,7 @@ class StaticOnnxOptions(ConversionOptions):
     per_channel: bool = True
     nodes_to_exclude: tuple[str, ...] = ()
     op_types_to_exclude: tuple[str, ...] = ()
+    keep_head: bool = True
     file_suffix: str | None = None
 
 
@@ -229,6 +257,8 @@ class StaticOpenVinoOptions(ConversionOptions):
         smooth_quant_alpha: How far outliers are moved from activations into weights, 0 to 1; None is nncf's default, a
             negative value does without.
         ignored_scope: Nodes of the graph that stay in float.
+        keep_head: Whether the projection to the vocabulary and a classifier stay in float, where most of the quality is
+            lost otherwise; a model of dense vectors has neither.
         file_suffix: Replaces what the file is called after ``model_``; None is sentence-transformers' name.
     """
 
@@ -237,6 +267,7 @@ class StaticOpenVinoOptions(ConversionOptions):
     preset: Preset = Preset.MIXED
     smooth_quant_alpha: float | None = None
     ignored_scope: tuple[str, ...] = ()
+    keep_head: bool = True
     file_suffix: str | None = None
 
 

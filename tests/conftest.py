@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from tiny import build_tiny
+from tiny_kinds import BUILDERS
 
 # a job started in the background inherits an ignored SIGINT, and would pass it on to the processes that tests interrupt
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -37,6 +38,8 @@ def _private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """Factory of tiny models: ``tiny("bert", pooling="cls")``; arguments are `tiny.build_tiny`'s.
 
+    Other kinds are made by `tiny_kinds`: ``tiny("bert", kind="splade", strategy="sum")``.
+
     A folder is built once and shared by all tests; one that changes files takes `tiny_copy`.
     """
     built: dict[str, Path] = {}
@@ -44,7 +47,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     def build(architecture: str = "bert", **options: Any) -> Path:
         key = repr((architecture, sorted(options.items())))
         if key not in built:
-            built[key] = build_tiny(tmp_path_factory.mktemp(architecture), architecture, **options)
+            kind = options.pop("kind", None)
+            builder = build_tiny if kind is None else BUILDERS[kind]
+            built[key] = builder(tmp_path_factory.mktemp(architecture), architecture, **options)
         return built[key]
 
     return build
@@ -66,7 +71,7 @@ def exported(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """Factory of tiny models with both plain files: ``exported("bert", pooling="cls")``. Not to be changed.
 
     The transformer's graph does not depend on the modules after it, so an architecture is exported once and its files
-    are put beside every other choice of modules.
+    are put beside every other choice of modules. Other kinds (``kind="splade"``) are exported each.
     """
     # heavy, and not wanted by every test
     from stopt.convert.export import ExportOptions, export
@@ -74,21 +79,25 @@ def exported(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
     made: dict[str, Path] = {}
 
-    def transformer(architecture: str) -> Path:
-        if architecture not in made:
+    def export_once(architecture: str, **options: Any) -> Path:
+        key = repr((architecture, sorted(options.items())))
+        if key not in made:
             folder = tmp_path_factory.mktemp(f"exported-{architecture}")
-            # their own check is no part of these tests: two texts
-            options = ExportOptions(
-                (Backend.ONNX, Backend.OPENVINO), output=folder, check_texts=["one text", "and a longer one"]
+            # their own check is no part of these tests: two texts, or pairs
+            texts: list[Any] = ["one text", "and a longer one"]
+            if "cross-encoder" in options.get("kind", ""):
+                texts = [(text, "its partner") for text in texts]
+            export(
+                tiny(architecture, **options),
+                ExportOptions((Backend.ONNX, Backend.OPENVINO), output=folder, check_texts=texts),
             )
-            export(tiny(architecture), options)
-            made[architecture] = folder
-        return made[architecture]
+            made[key] = folder
+        return made[key]
 
     def build(architecture: str, **options: Any) -> Path:
-        plain = transformer(architecture)
-        if not options:
-            return plain
+        if not options or "kind" in options:  # other kinds have another graph for other options
+            return export_once(architecture, **options)
+        plain = export_once(architecture)
         key = repr((architecture, sorted(options.items())))
         if key not in made:
             source = tiny(architecture, **options)

@@ -21,10 +21,19 @@ README = (ROOT.parent / "README.md").read_text(encoding="utf-8")
 # from the ground up; a module imports from its own layer and those before it, never in a circle
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("stopt.errors",),
-    ("stopt.folder", "stopt.spec"),
-    ("stopt.artifact", "stopt.hub", "stopt.preflight", "stopt.reading", "stopt.recipe", "stopt.steps"),
+    ("stopt.folder", "stopt.layers", "stopt.spec"),
+    (
+        "stopt.artifact",
+        "stopt.examples",
+        "stopt.hub",
+        "stopt.parts",
+        "stopt.preflight",
+        "stopt.reading",
+        "stopt.recipe",
+        "stopt.steps",
+    ),
     ("stopt.demo", "stopt.embeddings", "stopt.heads", "stopt.runtime"),
-    ("stopt.card", "stopt.checking", "stopt.parity", "stopt.quality"),
+    ("stopt.benchmarking", "stopt.card", "stopt.checking", "stopt.parity", "stopt.quality"),
     ("stopt.convert",),
     ("stopt.pipeline", "stopt.scale"),
     ("stopt.__main__", "stopt.cli"),

@@ -14,6 +14,7 @@ from stopt.errors import (
     OptionError,
     ParityError,
     SourceError,
+    SpaceError,
     StoptError,
     UnsupportedModel,
     UntrustedModel,
@@ -30,6 +31,7 @@ EXIT_CODES = {
     ConversionError: 1,
     MissingExtra: 1,
     ParityError: 3,
+    SpaceError: 3,
     UntrustedModel: 4,
     CorruptModel: 4,
 }
@@ -78,7 +80,7 @@ def test_one_reason_stands_in_the_line_and_several_in_a_list() -> None:
     several = UnsupportedModel("the model", ["it is sparse", "it runs code"])
     assert str(one) == "the model is not supported: it is sparse (use another)"
     assert several.message == "the model is not supported: \n  - it is sparse\n  - it runs code"
-    assert several.hint.startswith("stopt runs dense models")  # where there is nothing more precise to say
+    assert several.hint.startswith("stopt runs Transformer")  # where there is nothing more precise to say
     assert several.reasons == ("it is sparse", "it runs code")
 
 

@@ -77,7 +77,7 @@ def _run(module: ModuleSpec, features: dict[str, Any], root: Path = Path(), *mor
     spec = ModelSpec(
         ModelKind.DENSE, TransformerSpec("", "bert", 2), TokenizerSpec("", None), (module, *more), {}
     )
-    for loaded in load_modules(root, spec, constant):
+    for loaded in load_modules(root, spec.modules, constant):
         features = loaded(features)
     return features["sentence_embedding"]
 

@@ -30,7 +30,16 @@ from tokenizers import (
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ARCHITECTURES", "HIDDEN", "POOLING_MODES", "POSITIONS", "Layout", "build_tiny"]
+__all__ = [
+    "ARCHITECTURES",
+    "CORPUS",
+    "HIDDEN",
+    "POOLING_MODES",
+    "POSITIONS",
+    "Layout",
+    "build_tiny",
+    "build_transformer",
+]
 
 Layout = Literal["current", "legacy"]
 
@@ -494,7 +503,27 @@ def _spread_weights(model: "torch.nn.Module", recipe: Recipe, generator: "torch.
                     parameter.copy_(noise(parameter, recipe.weight_std))
 
 
-def _save_backbone(folder: Path, recipe: Recipe, tokenizer: Tokenizer, generator: "torch.Generator") -> None:
+def _save_backbone(
+    folder: Path,
+    recipe: Recipe,
+    tokenizer: Tokenizer,
+    generator: "torch.Generator",
+    *,
+    model_class: str | None = None,
+    labels: int | None = None,
+    prepare: Callable[["torch.nn.Module"], None] | None = None,
+) -> None:
+    """Save config.json and model.safetensors.
+
+    Args:
+        folder: Where to.
+        recipe: The family.
+        tokenizer: The family's tokenizer, which says how large the vocabulary is.
+        generator: Source of the weights.
+        model_class: Class of transformers that is saved; the recipe's if None.
+        labels: Labels of its classifier, if it has one.
+        prepare: Called with the model before it is saved.
+    """
     import transformers
 
     roles = {role: tokenizer.token_to_id(token) for role, token in recipe.tokenizer.roles.items()}
@@ -505,12 +534,16 @@ def _save_backbone(folder: Path, recipe: Recipe, tokenizer: Tokenizer, generator
     config = getattr(transformers, recipe.config_class)(
         vocab_size=tokenizer.get_vocab_size(with_added_tokens=True), **ids, **recipe.config
     )
-    model_class = getattr(transformers, recipe.model_class)
-    build = model_class.from_config if recipe.model_class == "AutoModel" else model_class
-    model = build(config)
+    if labels is not None:
+        config.num_labels = labels
+    name = model_class or recipe.model_class
+    found = getattr(transformers, name)
+    model = found.from_config(config) if name.startswith("Auto") else found(config)
     _spread_weights(model, recipe, generator)
+    if prepare is not None:
+        prepare(model.eval())
     model.save_pretrained(folder, safe_serialization=True)
-    if recipe.architecture is not None:
+    if recipe.architecture is not None and model_class is None:
         path = folder / "config.json"
         _write_json(path, {**json.loads(path.read_text()), "architectures": [recipe.architecture]})
 
@@ -640,6 +673,43 @@ def _write_json(path: Path, value: Mapping[str, Any] | Sequence[Any]) -> None:
 
 
 # ---- the whole folder -----------------------------------------------------------------------------------------------
+
+
+def build_transformer(
+    folder: Path,
+    architecture: str,
+    *,
+    seed: int = 0,
+    model_class: str | None = None,
+    labels: int | None = None,
+    max_length: int = POSITIONS,
+    prepare: Callable[["torch.nn.Module"], None] | None = None,
+) -> Tokenizer:
+    """Write a plain transformers folder, such as that of a masked language model or a classifier.
+
+    Args:
+        folder: Where to write.
+        architecture: One of `ARCHITECTURES`.
+        seed: Seed of every weight.
+        model_class: An ``AutoModelFor...`` of transformers; None is the bare encoder.
+        labels: Labels of a classifier.
+        max_length: What tokenizer_config.json says of it.
+        prepare: Called with the model before it is saved.
+
+    Returns:
+        Its tokenizer.
+    """
+    import torch
+
+    recipe = _RECIPES[architecture]
+    tokenizer = _make_tokenizer(recipe.tokenizer, lowercase=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    _save_tokenizer(folder, recipe.tokenizer, tokenizer, max_length)
+    generator = torch.Generator().manual_seed(seed)
+    _save_backbone(
+        folder, recipe, tokenizer, generator, model_class=model_class, labels=labels, prepare=prepare
+    )
+    return tokenizer
 
 
 def build_tiny(

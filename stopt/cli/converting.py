@@ -10,13 +10,25 @@ import click
 
 from stopt.cli import options
 from stopt.cli.output import Output, human_size, table
+from stopt.cli.parity import batch_note, columns
 
 if TYPE_CHECKING:
     from stopt.convert.produce import Produced
 
 __all__ = ["conversion_options", "print_produced"]
 
-_SHARED = ("output", "force", "check_texts", "min_cosine", "max_abs", "revision", "token")
+_SHARED = (
+    "output",
+    "force",
+    "check_texts",
+    "min_cosine",
+    "max_abs",
+    "min_agreement",
+    "task",
+    "library",
+    "revision",
+    "token",
+)
 
 
 def conversion_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -24,13 +36,15 @@ def conversion_options(command: Callable[..., Any]) -> Callable[..., Any]:
     decorated = options.collect("shared", *_SHARED)(command)
     for decorate in (
         options.hub_options,
+        options.hints,
         options.thresholds,
         click.option(
             "--check-texts",
-            callback=lambda _, __, file: options.load_texts(file),
+            callback=lambda _, __, file: options.load_examples(file),
             type=click.Path(dir_okay=False, path_type=Path),
             metavar="FILE",
-            help="Check with these texts, one per line (or JSONL with a 'text' each), not with those that ship with stopt.",
+            help="Check with these texts, one per line (or JSONL with a 'text' each), not with those that ship with "
+            "stopt; for a cross-encoder pairs, with a tab between them or as JSONL.",
         ),
         options.force,
         click.option(
@@ -46,17 +60,15 @@ def conversion_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def print_produced(made: Sequence[Produced], out: Output) -> None:
     """Print a row per file that was made."""
+    figures = [columns(each.parity) for each in made]
     rows = [
         [
             str(each.folder / each.file),
             human_size(each.size_bytes),
-            f"{each.parity.min_cosine:.6f}",
-            f"{each.parity.mean_cosine:.6f}",
-            f"{100 * each.parity.rank_overlap:.1f} %",
-            f"{each.parity.batch_cosine:.6f}",
+            *shown.values(),
             f"{each.seconds:.1f} s",
         ]
-        for each in made
+        for each, shown in zip(made, figures, strict=True)
     ]
     data = [
         {
@@ -68,13 +80,7 @@ def print_produced(made: Sequence[Produced], out: Output) -> None:
         }
         for each in made
     ]
-    header = ["file", "size", "cosine min", "mean", "same neighbours", "alone/batch", "time"]
-    human = table(rows, header)
-    for each in made:
-        if each.parity.depends_on_batch:
-            human += (
-                f"\n{each.file}: vectors depend on the batch they are in (dynamic int8): cosine to the same text alone "
-                f"down to {each.parity.batch_cosine:.4f}; static int8 has no such effect"
-            )
+    human = table(rows, ["file", "size", *figures[0], "time"])
+    human += "".join(f"\n{note}" for each in made if (note := batch_note(each.parity)))
     out.result(human, data, "\n".join(str(each.folder / each.file) for each in made))
     out.hint(f"Next: stopt check {made[0].folder}")

@@ -17,9 +17,16 @@ __all__ = ["export"]
 @click.command()
 @options.model
 @options.converting_backend
+@click.option(
+    "--fused",
+    is_flag=True,
+    help="Also write a file with pooling and all else in the graph, for runtimes that have none (model_fused).",
+)
 @conversion_options
 @options.output_options
-def export(model: str, backends: tuple[str, ...], shared: Mapping[str, Any], out: Output) -> None:
+def export(
+    model: str, backends: tuple[str, ...], fused: bool, shared: Mapping[str, Any], out: Output
+) -> None:
     """Convert MODEL to ONNX or OpenVINO, and prove it.
 
     New files go beside the model's own, under the names that sentence-transformers uses, once their vectors have been
@@ -37,6 +44,6 @@ def export(model: str, backends: tuple[str, ...], shared: Mapping[str, Any], out
     from stopt.recipe import step_options
     from stopt.steps import ExportOptions
 
-    chosen = step_options("export", {"backend": list(dict.fromkeys(backends))}, shared)
+    chosen = step_options("export", {"backend": list(dict.fromkeys(backends)), "fused": fused}, shared)
     assert isinstance(chosen, ExportOptions)
     print_produced(run(model, chosen, out.step), out)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import fields as members
+from dataclasses import is_dataclass
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from stopt.cli import options
 from stopt.cli.output import Output, fields, human_size, table
+
+if TYPE_CHECKING:
+    from stopt.spec import ModelSpec
 
 __all__ = ["inspect"]
 
@@ -27,8 +33,9 @@ def inspect(model: str, revision: str | None, token: str | None, out: Output) ->
     """
     from stopt import hub
     from stopt.artifact import Manifest, engine_files
+    from stopt.parts import parts_of
     from stopt.reading import read_spec
-    from stopt.spec import Backend
+    from stopt.spec import Backend, ModelKind
 
     source = hub.fetch(model, (), revision=revision, token=token)
     root = source.folder
@@ -38,47 +45,132 @@ def inspect(model: str, revision: str | None, token: str | None, out: Output) ->
     described = {
         "model": f"{source.name}{f' at {source.revision}' if source.revision else ''}",
         "kind": spec.kind.value,
-        "transformer": f"{spec.transformer.model_type}, {spec.transformer.hidden_size} values per token",
-        "modules": " -> ".join(["Transformer", *map(str, map(_short, spec.modules))]),
-        "dimension": str(spec.embedding_dimension)
-        + (f", truncated to {spec.truncate_dim}" if spec.truncate_dim is not None else ""),
+        **_parts(spec),
         "max tokens": str(tokenizer.max_seq_length or "no limit"),
         "padding": tokenizer.padding_side,
-        "similarity": spec.similarity.value,
+        **({} if spec.kind is ModelKind.CROSS_ENCODER else {"similarity": spec.similarity.value}),
         "prompts": ", ".join(f"{name}={text!r}" for name, text in spec.prompts.items()) or "none",
         "default prompt": spec.default_prompt_name or "none",
     }
+    names = dict.fromkeys(
+        name
+        for part in parts_of(spec)
+        for backend in (Backend.ONNX, Backend.OPENVINO)
+        for name in engine_files(root, backend, part.front.path)
+    )
     rows, files = [], []
-    for backend in (Backend.ONNX, Backend.OPENVINO):
-        for name in engine_files(root, backend):
-            record = manifest.files.get(name) if manifest else None
-            paths = [root / part for part in record.parts] if record else [root / name]
-            size = sum(path.stat().st_size for path in paths if path.is_file())
-            cosine = record.parity.get("min_cosine") if record else None
-            rows.append(
-                [name, human_size(size), f"{cosine:.6f}" if cosine is not None else "not checked by stopt"]
-            )
-            files.append(
-                {"file": name, "size_bytes": size, "parity": dict(record.parity) if record else None}
-            )
+    for name in names:
+        record = manifest.files.get(name) if manifest else None
+        paths = [root / part for part in record.parts] if record else [root / name]
+        size = sum(path.stat().st_size for path in paths if path.is_file())
+        figure = _figure(record.parity) if record else "not checked by stopt"
+        rows.append([name, human_size(size), figure, _kept(record.options) if record else ""])
+        files.append(
+            {
+                "file": name,
+                "size_bytes": size,
+                "parity": dict(record.parity) if record else None,
+                "options": dict(record.options) if record else None,
+            }
+        )
     if rows:
-        listing = table(rows, ["file", "size", "cosine to torch"])
+        what = "error of a score" if spec.kind is ModelKind.CROSS_ENCODER else "cosine to torch"
+        kept = any(row[3] for row in rows)
+        listing = table(
+            [row if kept else row[:3] for row in rows],
+            ["file", "size", what, *(["kept in float"] if kept else [])],
+        )
     elif source.revision is not None:
         listing = f"no converted files fetched so far; the Hub may have some, else: stopt export {model}"
     else:
         listing = f"no converted files; make one: stopt export {model}"
-    data = {"source": source.name, "revision": source.revision, "spec": asdict(spec), "files": files}
+    data = {"source": source.name, "revision": source.revision, "spec": _described(spec), "files": files}
     out.result(f"{fields(described)}\n\n{listing}", data, spec.kind.value)
+
+
+def _parts(spec: ModelSpec) -> dict[str, str]:
+    """What the model consists of, in words; as many lines as its kind has parts."""
+    from stopt.spec import Activation, ModelKind
+
+    lines = {_FRONT_LINES.get(type(spec.front).__name__, "table"): _front(spec)}
+    lines["modules"] = " -> ".join(
+        [type(spec.front).__name__.removesuffix("Spec"), *map(_short, spec.modules)]
+    )
+    if spec.kind is ModelKind.CROSS_ENCODER:
+        lines["labels"] = str(spec.embedding_dimension)
+        lines["activation"] = str(spec.activation or Activation.IDENTITY)
+        return lines
+    truncated = f", truncated to {spec.truncate_dim}" if spec.truncate_dim is not None else ""
+    lines["dimension"] = f"{spec.embedding_dimension}{truncated}"
+    for name, route in spec.routes.items():
+        default = ", the default" if name == spec.default_route else ""
+        chain = " -> ".join([type(route.front).__name__.removesuffix("Spec"), *map(_short, route.modules)])
+        lines[f"route {name}"] = f"{chain} ({_front(route)}{default})"
+    return lines
+
+
+_FRONT_LINES = {"TransformerSpec": "transformer"}
+
+
+def _front(spec: ModelSpec) -> str:
+    """What stands at the front: a transformer, or a table and its size."""
+    from stopt.spec import StaticEmbedding, TransformerSpec
+
+    match spec.front:
+        case TransformerSpec(model_type=kind, hidden_size=width, task=task):
+            return f"{kind}, {width} values per token" + (f", {task}" if task != "feature-extraction" else "")
+        case StaticEmbedding(tokens=tokens, width=width):
+            return f"{tokens} tokens x {width} values, {4 * tokens * width / 1e6:.1f} MB in float32"
+        case front:
+            return f"a weight for each of {front.width} tokens"
+
+
+def _described(spec: ModelSpec) -> dict[str, Any]:
+    """The whole spec for JSON: what stands at the front under ``transformer``, or ``front`` if it is a table."""
+    from stopt.spec import TransformerSpec
+
+    plain: dict[str, Any] = _plain(spec)
+    if isinstance(spec.front, TransformerSpec):
+        plain["transformer"] = plain.pop("front")
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    """Data classes, and the mappings that may not be changed in them, as what JSON can write."""
+    if is_dataclass(value):
+        return {member.name: _plain(getattr(value, member.name)) for member in members(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, frozenset):
+        return sorted(value)
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _figure(parity: Mapping[str, Any]) -> str:
+    """The figure that a file is judged by first."""
+    if "min_cosine" in parity:
+        return f"{parity['min_cosine']:.6f}"
+    return f"{parity['max_abs']:.1e}" if parity.get("max_abs") is not None else "unknown"
+
+
+def _kept(options: Mapping[str, Any]) -> str:
+    """How much of the graph was left in float."""
+    kept = options.get("kept_float") or ()
+    return f"{len(kept)} products before the logits" if kept else ""
 
 
 def _short(module: object) -> str:
     """A module in a few characters: ``Pooling(mean)``, ``Dense(384 -> 128, Tanh)``."""
-    from stopt.spec import Dense, Pooling
+    from stopt.spec import Dense, Pooling, SparseAutoEncoder, SpladePooling
 
     match module:
         case Pooling(modes=modes, include_prompt=include):
             return f"Pooling({' + '.join(modes)}{'' if include else ', without prompt'})"
         case Dense(in_features=width, out_features=out, activation=activation):
             return f"Dense({width} -> {out}, {activation})"
+        case SpladePooling(maximum=maximum, double_log=double):
+            return f"SpladePooling({'max' if maximum else 'sum'}, {'log1p_relu' if double else 'relu'})"
+        case SparseAutoEncoder(input_dim=width, hidden_dim=out, k=k):
+            return f"SparseAutoEncoder({width} -> {out}, {k} active)"
         case _:
             return type(module).__name__

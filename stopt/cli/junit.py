@@ -11,6 +11,19 @@ from stopt.parity import ParityReport
 
 __all__ = ["write_junit"]
 
+_PROPERTIES = (
+    "precision",
+    "min_cosine",
+    "mean_cosine",
+    "max_abs",
+    "batch_cosine",
+    "nonfinite_rows",
+    "active_overlap",
+    "top_overlap",
+    "mean_score_error",
+    "rank_agreement",
+)
+
 
 def write_junit(path: Path, reports: Sequence[ParityReport]) -> None:
     """Write one test case per file; figures are its properties.
@@ -25,8 +38,9 @@ def write_junit(path: Path, reports: Sequence[ParityReport]) -> None:
     for report in reports:
         case = ElementTree.SubElement(suite, "testcase", classname="parity", name=report.candidate)
         properties = ElementTree.SubElement(case, "properties")
-        for name in ("precision", "min_cosine", "mean_cosine", "max_abs", "batch_cosine", "nonfinite_rows"):
-            ElementTree.SubElement(properties, "property", name=name, value=str(getattr(report, name)))
+        for name in _PROPERTIES:
+            if (value := getattr(report, name)) is not None:
+                ElementTree.SubElement(properties, "property", name=name, value=str(value))
         if not report.passed:
             failure = ElementTree.SubElement(case, "failure", message="; ".join(report.failures))
             failure.text = f"worst text: {report.worst_text}"

@@ -16,17 +16,21 @@ from typing import Any
 import click
 
 from stopt import __version__
+from stopt.cli.bench import bench
+from stopt.cli.calibrate import calibrate
 from stopt.cli.check import check
 from stopt.cli.demo import demo
 from stopt.cli.doctor import doctor
 from stopt.cli.encode import encode
 from stopt.cli.export import export
+from stopt.cli.index import index
 from stopt.cli.inspect import inspect
 from stopt.cli.optimize import optimize
 from stopt.cli.options import OUTPUT_KEY
 from stopt.cli.output import Output, debugging
 from stopt.cli.quantize import quantize
 from stopt.cli.run import run
+from stopt.cli.search import search
 from stopt.errors import StoptError, StoptWarning
 
 __all__ = ["cli", "main"]
@@ -101,7 +105,21 @@ def cli() -> None:
     """
 
 
-for _command in (export, optimize, quantize, run, check, inspect, encode, doctor, demo):
+for _command in (
+    export,
+    optimize,
+    quantize,
+    run,
+    check,
+    bench,
+    inspect,
+    calibrate,
+    encode,
+    index,
+    search,
+    doctor,
+    demo,
+):
     cli.add_command(_command)
 
 

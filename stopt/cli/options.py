@@ -12,22 +12,27 @@ import click
 
 from stopt.cli.output import Format, Output
 from stopt.errors import SourceError
+from stopt.examples import Example, read_examples
 from stopt.folder import read_texts
 from stopt.spec import Backend
+from stopt.steps import LIBRARIES, TASKS
 
 __all__ = [
     "ENGINES",
     "OUTPUT_KEY",
+    "batching",
     "collect",
     "converting_backend",
     "file_name",
     "file_suffix",
     "force",
+    "hints",
     "hub_options",
     "model",
     "output_options",
     "serving_backend",
     "texts",
+    "threads",
     "thresholds",
     "working_model",
 ]
@@ -58,14 +63,22 @@ converting_backend = click.option(
 )
 serving_backend = click.option(
     "--backend",
-    type=click.Choice([backend.value for backend in Backend]),
+    type=click.Choice([backend.value for backend in Backend if backend is not Backend.NUMPY]),
     help="Engine to run; by default one whose plain file is there.",
 )
 texts = click.option(
     "--texts",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Check with these texts, one per line (or JSONL with a 'text' each), not with those that ship with stopt.",
+    help="Check with these texts, one per line (or JSONL with a 'text' each), not with those that ship with stopt; for a "
+    "cross-encoder pairs, with a tab between them or as JSONL.",
+)
+
+
+threads = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="Threads of the CPU; by default as many as this process may use.",
 )
 
 
@@ -82,8 +95,26 @@ def collect(name: str, *parameters: str) -> Callable[[Callable[..., Any]], Calla
     return decorate
 
 
+def batching(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add how many texts are run together, and hand it to the command as ``batching``."""
+    texts_limit = click.option(
+        "--batch-size", type=click.IntRange(min=1), help="Texts run together, at most."
+    )
+    tokens_limit = click.option(
+        "--max-batch-tokens",
+        type=click.IntRange(min=1),
+        help="Tokens run together, padding included, at most; by default what suits the engine.",
+    )
+    return texts_limit(tokens_limit(collect("batching", "batch_size", "max_batch_tokens")(command)))
+
+
 def thresholds(command: Command) -> Command:
     """Add the thresholds of a check."""
+    command = click.option(
+        "--min-agreement",
+        type=click.FloatRange(-1, 1),
+        help="Smallest agreement that passes: of a sparse encoder's active dimensions, of a cross-encoder's order.",
+    )(command)
     command = click.option(
         "--max-abs", type=click.FloatRange(min=0), help="Largest difference of a component that passes."
     )(command)
@@ -91,6 +122,18 @@ def thresholds(command: Command) -> Command:
         "--min-cosine",
         type=click.FloatRange(-1, 1),
         help="Smallest cosine with torch that passes; the default depends on the precision.",
+    )(command)
+
+
+def hints(command: Command) -> Command:
+    """Add what optimum's command wants to be told, and what is read from the folder here."""
+    command = click.option(
+        "--library", type=click.Choice(LIBRARIES), help="A hint: the model's library, as optimum-cli has it."
+    )(command)
+    return click.option(
+        "--task",
+        type=click.Choice(list(TASKS)),
+        help="A hint: the model's task. It is read from the folder; another one is an error.",
     )(command)
 
 
@@ -128,7 +171,15 @@ def load_texts(file: Path | None) -> list[str] | None:
     """Read the file of ``--texts``; None stays None."""
     if file is None:
         return None
-    found = [text for text in read_texts(file) if text.strip()]
+    return _some([text for text in read_texts(file) if text.strip()], file)
+
+
+def load_examples(file: Path | None) -> list[Example] | None:
+    """Read a file of texts or, for a cross-encoder, of pairs; None stays None."""
+    return None if file is None else _some(read_examples(file), file)
+
+
+def _some(found: list[Any], file: Path) -> list[Any]:
     if not found:
         raise SourceError(f"{file} has no text in it", "one text per line, or JSONL with a 'text' each")
     return found

@@ -38,6 +38,7 @@ _PASSED_ON = (
     "preset",
     "smooth_quant_alpha",
     "ignored_scope",
+    "keep_head",
     "file_suffix",
 )
 _TARGETS = [target.value for target in Target]
@@ -93,12 +94,12 @@ def _target_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     "--texts",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Calibration texts: txt, .jsonl, .csv, .parquet.",
+    help="Calibration texts: txt, .jsonl, .csv, .parquet; for a cross-encoder pairs, also .tsv.",
 )
 @click.option("--dataset", metavar="NAME", help="Calibration texts from a Hugging Face data set.")
 @click.option("--dataset-config", metavar="NAME", help="Its configuration.")
 @click.option("--split", help="Its split.  [default: train]")
-@click.option("--column", help="Column with the text.  [default: text]")
+@click.option("--column", help="Column with the text, or two with a comma for pairs.  [default: text]")
 @click.option(
     "--num-samples",
     type=click.IntRange(min=1),
@@ -127,6 +128,11 @@ def _target_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     metavar="NODE",
     help="Node to keep in float, for OpenVINO; may be repeated.",
 )
+@click.option(
+    "--keep-head/--no-keep-head",
+    default=None,
+    help="Keep the projection to the vocabulary, or a classifier, in float.  [default: keep it]",
+)
 @options.file_suffix
 @conversion_options
 @options.output_options
@@ -146,7 +152,8 @@ def quantize(
       --static               static int8, ONNX or OpenVINO: calibrated; faster on OpenVINO
       --weight-format int8   smaller file, float arithmetic
 
-    Names are sentence-transformers': onnx/model_qint8_avx512_vnni.onnx, openvino/openvino_model_qint8_quantized.xml.
+    What int8 hurts most stays in float: the layers between the transformer and its logits (SPLADE's vocabulary
+    projection, a classifier). Names are sentence-transformers': onnx/model_qint8_avx512_vnni.onnx, openvino/openvino_model_qint8_quantized.xml.
 
     \b
     Example:

@@ -9,9 +9,10 @@ from typing import Any
 
 from stopt.artifact import default_file
 from stopt.convert.exporters import export_graph
-from stopt.convert.produce import Produced, Product, Say, Workshop, produce
+from stopt.convert.fused import write_fused
+from stopt.convert.produce import Produced, Product, Say, Workshop, derived_name, produce
 from stopt.runtime.sessions.torch import TorchSession
-from stopt.spec import Backend
+from stopt.spec import Backend, StaticEmbedding
 from stopt.steps import ExportOptions
 
 __all__ = ["export", "export_products"]
@@ -23,17 +24,34 @@ def export(model: str | Path, options: ExportOptions, say: Say = lambda _: None)
 
 
 def export_products(options: ExportOptions) -> list[Product]:
-    """Return what an export makes: one float32 file per backend."""
-    return [
-        Product(
-            default_file(backend), backend, "float32", {"step": "export"}, partial(_make, backend=backend)
-        )
-        for backend in options.backends
-    ]
+    """Return what an export makes: one float32 file per backend, and one with the modules inside if that is asked for."""
+    made = []
+    for backend in options.backends:
+        plain = default_file(backend)
+        made.append(Product(plain, backend, "float32", {"step": "export"}, partial(_make, backend=backend)))
+        if options.fused:
+            noted = {"step": "export", "fused": True, "source_file": plain}
+            make = partial(_make_fused, backend=backend)
+            made.append(Product(derived_name(plain, "fused"), backend, "float32", noted, make, (plain,)))
+    return made
+
+
+def _make_fused(workshop: Workshop, file: Path, backend: Backend) -> Mapping[str, Any]:
+    spec = workshop.pipeline.spec
+    write_fused(workshop.pipeline.root, spec, backend, workshop.find(default_file(backend)), file)
+    return {}
 
 
 def _make(workshop: Workshop, file: Path, backend: Backend) -> Mapping[str, Any]:
-    session = workshop.pipeline.session
+    pipeline = workshop.pipeline
+    if isinstance(pipeline.spec.front, StaticEmbedding):
+        from stopt.convert.tables import export_table
+
+        export_table(pipeline.root, pipeline.spec, backend, file)
+        return {}
+    transformer = pipeline.spec.transformer
+    session = pipeline.session
     assert isinstance(session, TorchSession)
-    export_graph(session.model, backend, file, token_types=workshop.pipeline.spec.tokenizer.token_types)
-    return {}
+    token_types = pipeline.spec.tokenizer.token_types
+    export_graph(session.model, backend, file, task=transformer.task, token_types=token_types)
+    return {"task": transformer.task.value}

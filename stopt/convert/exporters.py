@@ -1,7 +1,8 @@
 """The transformer of a model as an ONNX or OpenVINO graph, through optimum.
 
 Exported is the transformer alone, from ``input_ids``, ``attention_mask`` and, where the architecture has them,
-``token_type_ids``, to ``last_hidden_state``, as sentence-transformers expects of such files. optimum's own
+``token_type_ids``, to ``last_hidden_state``, or to the ``logits`` of a masked language model or a classifier, as
+sentence-transformers expects of such files. optimum's own
 configurations supply the patches that an architecture needs to be traced; inputs and outputs are set here, because an
 encoder needs no decoder's inputs (T5), and positions that follow from the mask (Gemma, Qwen) are better computed in the
 graph than fed.
@@ -22,14 +23,21 @@ from typing import Any
 from stopt.convert.interrupts import postponed
 from stopt.errors import ConversionError
 from stopt.runtime.sessions.torch import quiet
-from stopt.spec import Backend
+from stopt.spec import Backend, Task
 
 __all__ = ["export_graph", "silent"]
 
-_TASK = "feature-extraction"
+# optimum's name of the task, the output, and its axes that may have any length
+_TASKS: Mapping[Task, tuple[str, str, tuple[str, ...]]] = {
+    Task.FEATURES: ("feature-extraction", "last_hidden_state", ("batch_size", "sequence_length")),
+    Task.MASKED_LM: ("fill-mask", "logits", ("batch_size", "sequence_length")),
+    Task.CLASSIFICATION: ("text-classification", "logits", ("batch_size",)),
+}
 
 
-def export_graph(model: Any, backend: Backend, file: Path, *, token_types: bool) -> None:
+def export_graph(
+    model: Any, backend: Backend, file: Path, *, task: Task = Task.FEATURES, token_types: bool
+) -> None:
     """Write the graph of a transformer.
 
     Args:
@@ -37,6 +45,7 @@ def export_graph(model: Any, backend: Backend, file: Path, *, token_types: bool)
             returns it.
         backend: ONNX or OpenVINO.
         file: Where to; its data files (.onnx_data, .bin) go beside it.
+        task: What the last layer gives.
         token_types: Whether the model's tokenizer has token types to feed.
 
     Raises:
@@ -45,7 +54,7 @@ def export_graph(model: Any, backend: Backend, file: Path, *, token_types: bool)
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         with postponed(), silent():
-            _EXPORTERS[backend](model, file, token_types)
+            _EXPORTERS[backend](model, file, task, token_types)
     except OSError:
         raise
     except Exception as error:  # exporters raise whatever their tracer met
@@ -55,41 +64,42 @@ def export_graph(model: Any, backend: Backend, file: Path, *, token_types: bool)
         ) from error
 
 
-def _export_onnx(model: Any, file: Path, token_types: bool) -> None:
+def _export_onnx(model: Any, file: Path, task: Task, token_types: bool) -> None:
     import optimum.exporters.onnx.model_configs  # noqa: F401  (registers the architectures)
     from optimum.exporters.onnx.convert import export
 
-    export(model, _encoder_config(model, "onnx", token_types), file)
+    export(model, _encoder_config(model, "onnx", task, token_types), file)
 
 
-def _export_openvino(model: Any, file: Path, token_types: bool) -> None:
+def _export_openvino(model: Any, file: Path, task: Task, token_types: bool) -> None:
     import optimum.exporters.openvino.model_configs  # noqa: F401  (registers the architectures)
     from optimum.exporters.openvino.convert import export
 
-    config = _encoder_config(model, "openvino", token_types)
+    config = _encoder_config(model, "openvino", task, token_types)
     export(model, config, file, stateful=False, library_name="transformers")
 
 
-_EXPORTERS: Mapping[Backend, Callable[[Any, Path, bool], None]] = {
+_EXPORTERS: Mapping[Backend, Callable[[Any, Path, Task, bool], None]] = {
     Backend.ONNX: _export_onnx,
     Backend.OPENVINO: _export_openvino,
 }
 
 
-def _encoder_config(model: Any, exporter: str, token_types: bool) -> Any:
+def _encoder_config(model: Any, exporter: str, task: Task, token_types: bool) -> Any:
     """Optimum's configuration for the architecture, or its generic one, with an encoder's inputs and output."""
     from optimum.exporters.onnx.config import TextEncoderOnnxConfig
     from optimum.exporters.tasks import TasksManager
     from optimum.utils import NormalizedTextConfig
 
     base = TextEncoderOnnxConfig
+    name, output, output_axes = _TASKS[task]
     # optimum knows T5 and its kin with their decoders only
     if not type(model).__name__.endswith("EncoderModel"):
         with suppress(
             KeyError, ValueError
         ):  # it does not know the architecture: whether it traces, the check shows
             base = TasksManager.get_exporter_config_constructor(
-                exporter, model_type=model.config.model_type, task=_TASK, library_name="transformers"
+                exporter, model_type=model.config.model_type, task=name, library_name="transformers"
             ).func
     names = ["input_ids", "attention_mask"]
     if token_types and "token_type_ids" in signature(model.forward).parameters:
@@ -98,9 +108,9 @@ def _encoder_config(model: Any, exporter: str, token_types: bool) -> Any:
     members = {
         "NORMALIZED_CONFIG_CLASS": getattr(base, "NORMALIZED_CONFIG_CLASS", None) or NormalizedTextConfig,
         "inputs": property(lambda _: {name: dict(axes) for name in names}),
-        "outputs": property(lambda _: {"last_hidden_state": dict(axes)}),
+        "outputs": property(lambda _: {output: dict(enumerate(output_axes))}),
     }
-    return type("EncoderConfig", (base,), members)(model.config, task=_TASK)
+    return type("EncoderConfig", (base,), members)(model.config, task=name)
 
 
 @contextmanager

@@ -87,8 +87,11 @@ def typed(source: Path, folder: Path) -> Path:
     values = (*graph.value_info, *graph.input, *graph.output)
     known = {value.name for value in values if value.type.tensor_type.elem_type}
     known |= {tensor.name for tensor in graph.initializer}
-    products = [node for node in graph.node if node.op_type == "MatMul"]
-    unknown = {name for node in products for name in (*node.input, *node.output)} - known
+    products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm")]
+    # ONNX Runtime makes a product and a sum of a Gemm before it quantises, and names the value between them so
+    between = {f"{node.output[0]}_MatMul" for node in products if node.op_type == "Gemm"}
+    unknown = {name for node in products for name in (*node.input, *node.output) if name} - known
+    unknown |= between if unknown else set()
     if not unknown:
         return source
     model = onnx.load(source)

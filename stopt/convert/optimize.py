@@ -59,6 +59,7 @@ def optimize_products(options: OptimizeOptions) -> list[Product]:
 
 
 def _make(workshop: Workshop, file: Path, options: OptimizeOptions) -> Mapping[str, Any]:
+    _ = workshop.pipeline.spec.transformer  # a table has no graph to be optimised
     session = workshop.pipeline.session
     assert isinstance(session, TorchSession)
     config = session.model.config

@@ -39,13 +39,19 @@ from stopt.errors import (
     suggest,
 )
 from stopt.folder import contained
-from stopt.parity import ParityReport, Reference, compare, sample_texts, token_mismatch, tolerance_for
-from stopt.reading import read_spec
-from stopt.runtime.modules import load_modules
+from stopt.parity import (
+    ParityReport,
+    Reference,
+    Tolerance,
+    compare,
+    samples_for,
+    token_mismatch,
+    tolerance_for,
+)
+from stopt.parts import parts_of, read_model, within
 from stopt.runtime.options import OnnxOptions, OpenVinoOptions, TorchOptions
 from stopt.runtime.pipeline import Pipeline
-from stopt.runtime.sessions import open_file
-from stopt.spec import Backend
+from stopt.spec import Backend, ModelSpec
 from stopt.steps import ConversionOptions
 
 __all__ = [
@@ -95,6 +101,7 @@ class Workshop:
 
     def find(self, name: str) -> Path:
         """Return a file made before in this conversion, else the one in the model folder, else the source's."""
+        name = within(self.pipeline.spec, name)
         folders = (self.staged, self.target, self.pipeline.root)
         return next((folder / name for folder in folders if (folder / name).is_file()), self.target / name)
 
@@ -158,14 +165,13 @@ def produce(
             :class:`~stopt.errors.ParityError` if a file is not the model. Nothing is left behind by a failure.
     """
     source = hub.fetch(model, hub.WEIGHTS, revision=options.revision, token=options.token)
-    spec = read_spec(source.folder)
+    parts = parts_of(read_model(source, options.task, options.library))
     target = options.output or _default_target(source)
-    _check_files(target, source.folder, products, options.force)
+    placed = [(part, _placed(product, part)) for part in parts for product in products]
+    _check_files(target, source.folder, placed, options.force)
+    tolerances = [_tolerance(product, part, options) for part, product in placed]
     say(f"running {source.name} in torch")
-    pipeline = Pipeline.open(source.folder, spec, TorchOptions(dtype="float32"), "cpu")
-    reference = Reference.measure(pipeline, list(options.check_texts or sample_texts()))
-    if mismatch := token_mismatch(pipeline, reference.texts):
-        raise UnsupportedModel(source.name, [f"stopt and transformers tokenise differently: {mismatch}"])
+    measured = {part.front.path: _measure(source, part, options) for part in parts}
     with staging(target) as staged:
         same = target.exists() and target.samefile(source.folder)
         sidecars = [] if same else _copy_sidecars(source.folder, staged, target, options.force)
@@ -173,11 +179,12 @@ def produce(
             {"name": Path(source.name).name, "revision": source.revision}
         )
         manifest = replace(manifest, inputs=_hash_inputs(source.folder))
-        workshop = Workshop(target, staged, pipeline, say)
         made = []
-        for number, product in enumerate(products, start=1):
-            say(f"[{number}/{len(products)}] making {product.name}")
-            produced, record = _make(product, workshop, reference, options)
+        for number, ((part, product), tolerance) in enumerate(zip(placed, tolerances, strict=True), start=1):
+            say(f"[{number}/{len(placed)}] making {product.name}")
+            pipeline, reference = measured[part.front.path]
+            workshop = Workshop(target, staged, pipeline, say)
+            produced, record = _make(product, workshop, reference, tolerance)
             manifest = manifest.with_file(product.name, record)
             made.append((produced, record))
         with postponed():
@@ -186,14 +193,46 @@ def produce(
     return [produced for produced, _ in made]
 
 
-def _check_files(target: Path, source: Path, products: Sequence[Product], force: bool) -> None:
+def _placed(product: Product, part: ModelSpec) -> Product:
+    """The product with its names where the part of the model has its files."""
+    options = dict(product.options)
+    if "source_file" in options:
+        options["source_file"] = within(part, options["source_file"])
+    needs = tuple(within(part, name) for name in product.needs)
+    return replace(product, name=within(part, product.name), needs=needs, options=options)
+
+
+def _tolerance(product: Product, part: ModelSpec, options: ConversionOptions) -> Tolerance:
+    """What is allowed, the caller's own thresholds put in; known before any work is done."""
+    return tolerance_for(
+        product.precision,
+        part.kind,
+        min_cosine=options.min_cosine,
+        max_abs=options.max_abs,
+        min_agreement=options.min_agreement,
+    )
+
+
+def _measure(source: hub.Source, part: ModelSpec, options: ConversionOptions) -> tuple[Pipeline, Reference]:
+    """Run the texts to check with through torch."""
+    samples = samples_for(part.kind, options.check_texts)
+    pipeline = Pipeline.open(source.folder, part, TorchOptions(dtype="float32"), "cpu")
+    reference = Reference.measure(pipeline, samples)
+    if mismatch := token_mismatch(pipeline, reference.texts):
+        raise UnsupportedModel(source.name, [f"stopt and transformers tokenise differently: {mismatch}"])
+    return pipeline, reference
+
+
+def _check_files(
+    target: Path, source: Path, products: Sequence[tuple[ModelSpec, Product]], force: bool
+) -> None:
     """See that what is needed is there and what will be made is not, before any work is done."""
     made: set[str] = set()
-    for product in products:
+    for part, product in products:
         for name in product.needs:
             _check_source(name, product, target)
             if name not in made and not (target / name).is_file() and not (source / name).is_file():
-                present = engine_files(target, product.backend)
+                present = engine_files(target, product.backend, part.front.path)
                 raise ArtifactError(
                     f"{target} has no {name}, which {product.name} is made from",
                     suggest(name, present)
@@ -224,7 +263,7 @@ def _check_source(name: str, product: Product, target: Path) -> None:
 
 
 def _make(
-    product: Product, workshop: Workshop, reference: Reference, options: ConversionOptions
+    product: Product, workshop: Workshop, reference: Reference, tolerance: Tolerance
 ) -> tuple[Produced, FileRecord]:
     """Make one file in the staging folder and check it there."""
     started = perf_counter()
@@ -235,17 +274,12 @@ def _make(
     # OpenVINO is told float32 so that the figures are the file's, not this machine's choice of arithmetic
     engine = OnnxOptions() if product.backend is Backend.ONNX else OpenVinoOptions(dtype="float32")
     try:
-        session = open_file(file, engine, "cpu")
+        candidate = workshop.pipeline.with_file(file, engine)
     except CorruptModel as error:
         raise ConversionError(
             f"{product.name} was made, but its engine cannot open it: {error.__cause__ or error.message}",
             "start from the plain export, or leave the operators it names in float",
         ) from error
-    pipeline = workshop.pipeline
-    candidate = replace(
-        pipeline, session=session, modules=load_modules(pipeline.root, pipeline.spec, session.constant)
-    )
-    tolerance = tolerance_for(product.precision, min_cosine=options.min_cosine, max_abs=options.max_abs)
     report = compare(reference, candidate, tolerance, precision=product.precision, name=product.name)
     report.raise_if_failed()
     new = [path.relative_to(workshop.staged).as_posix() for path in set(file.parent.iterdir()) - before]
@@ -320,7 +354,7 @@ def _belongs(name: str) -> bool:
     parts = name.split("/")
     return (
         not any(part.startswith(".") for part in parts)
-        and parts[0] not in _CONVERTED_FOLDERS
+        and not _CONVERTED_FOLDERS.intersection(parts[:-1])
         and name != MANIFEST
         and (Path(name).suffix in _SIDECAR_SUFFIXES or parts[-1].startswith("LICENSE"))
     )

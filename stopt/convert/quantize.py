@@ -2,6 +2,7 @@
 
 Dynamic int8 (ONNX) measures activations anew for every batch, so a vector depends on its company; static int8 takes
 their ranges once, from calibration texts, so it does not. Compressed weights are a smaller file with float arithmetic.
+Layers between the transformer and its logits stay in float by default (:mod:`stopt.convert.sensitive`).
 """
 
 from __future__ import annotations
@@ -69,12 +70,13 @@ def _own_options(options: QuantizeOptions) -> dict[str, Any]:
 def _make(workshop: Workshop, file: Path, options: QuantizeOptions, source_file: str) -> Mapping[str, Any]:
     from stopt.convert import quantizers
 
+    _ = workshop.pipeline.spec.transformer  # a table has no graph whose products could be quantised
     source = workshop.find(source_file)
     require_float32(source, source_file)
     work: Callable[[], Mapping[str, Any]]
     match options:
         case DynamicOptions():
-            work = partial(quantizers.dynamic_onnx, source, file, options)
+            work = partial(quantizers.dynamic_onnx, source, file, options, workshop)
         case StaticOnnxOptions():
             work = partial(quantizers.static_onnx, source, file, options, workshop)
         case StaticOpenVinoOptions():

@@ -5,20 +5,23 @@ Each writes under the final name at once, because the graph of a large model nam
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from stopt.convert.calibration import read_calibration
+from stopt.convert.calibration import CalibrationData, read_calibration
 from stopt.convert.exporters import silent
 from stopt.convert.graphs import has_external_data, require_nodes, typed
 from stopt.convert.produce import Workshop, move_model
+from stopt.convert.sensitive import onnx_head, openvino_head
 from stopt.convert.smoothing import smooth
 from stopt.runtime.sessions import feed
-from stopt.spec import Backend
+from stopt.spec import Backend, ModelKind, Task
 from stopt.steps import (
     CalibrationMethod,
+    CalibrationOptions,
     DynamicOptions,
     StaticOnnxOptions,
     StaticOpenVinoOptions,
@@ -29,8 +32,55 @@ from stopt.steps import (
 __all__ = ["compress", "dynamic_onnx", "static_onnx", "static_openvino"]
 
 
-def dynamic_onnx(source: Path, file: Path, options: DynamicOptions) -> Mapping[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What stays in float between the transformer's last layer and its logits; nothing in a model of dense vectors.
+
+    Attributes:
+        nodes: Operators of the graph, by name.
+        products: The matrix products among them.
+    """
+
+    nodes: tuple[str, ...] = ()
+    products: tuple[str, ...] = ()
+
+    @classmethod
+    def find(cls, graph: Any, keep: bool, workshop: Workshop) -> _Head:
+        """Find it in an ONNX or OpenVINO graph, and say so."""
+        transformer = workshop.pipeline.spec.transformer
+        if not keep or transformer.task is Task.FEATURES:
+            return cls()
+        nodes, found = (onnx_head if hasattr(graph, "initializer") else openvino_head)(graph)
+        if found:
+            workshop.say(f"      keeping in float: {', '.join(found)}")
+        return cls(tuple(nodes), tuple(found))
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """What the manifest says of it."""
+        return {"kept_float": list(self.products)} if self.products else {}
+
+
+def _excluded(given: Sequence[str], head: _Head) -> list[str]:
+    """Names of nodes that ONNX Runtime is to leave in float.
+
+    It makes a product and a sum of a Gemm before it looks for them, and calls the product what is added here.
+    """
+    names = [*given, *head.nodes]
+    return [*names, *(f"{name}_MatMul" for name in names)]
+
+
+def _calibration(options: CalibrationOptions, workshop: Workshop) -> CalibrationData:
+    """Texts to calibrate with, or pairs for a cross-encoder."""
+    pairs = workshop.pipeline.spec.kind is ModelKind.CROSS_ENCODER
+    data = read_calibration(options, pairs=pairs)
+    workshop.say(f"      calibrating with {len(data.texts)} {'pairs' if pairs else 'texts'} ({data.source})")
+    return data
+
+
+def dynamic_onnx(source: Path, file: Path, options: DynamicOptions, workshop: Workshop) -> Mapping[str, Any]:
     """Quantise weights to int8; activations are quantised batch by batch when the file runs."""
+    import onnx
     from optimum.onnxruntime import AutoQuantizationConfig, ORTQuantizer
 
     require_nodes(source, options.nodes_to_exclude)
@@ -38,7 +88,8 @@ def dynamic_onnx(source: Path, file: Path, options: DynamicOptions) -> Mapping[s
         is_static=False, per_channel=options.per_channel
     )
     config.reduce_range = options.reduce_range
-    config.nodes_to_exclude = list(options.nodes_to_exclude)
+    head = _Head.find(onnx.load(source, load_external_data=False).graph, options.keep_head, workshop)
+    config.nodes_to_exclude = _excluded(options.nodes_to_exclude, head)
     config.operators_to_quantize = [
         operator for operator in config.operators_to_quantize if operator not in options.op_types_to_exclude
     ]
@@ -50,7 +101,11 @@ def dynamic_onnx(source: Path, file: Path, options: DynamicOptions) -> Mapping[s
             use_external_data_format=has_external_data(source),
         )
         move_model(Path(made) / file.name, file)
-    return {"operators": sorted(map(str, config.operators_to_quantize)), "weights": config.weights_dtype.name}
+    return {
+        "operators": sorted(map(str, config.operators_to_quantize)),
+        "weights": config.weights_dtype.name,
+        **head.record,
+    }
 
 
 def static_onnx(
@@ -66,14 +121,14 @@ def static_onnx(
     from onnxruntime.quantization import CalibrationMethod as Method
 
     require_nodes(source, options.nodes_to_exclude)
-    data = read_calibration(options.calibration)
-    workshop.say(f"      calibrating with {len(data.texts)} texts ({data.source})")
+    data = _calibration(options.calibration, workshop)
     with TemporaryDirectory(dir=file.parent.parent, prefix=".") as made:
         graph = onnx.load(typed(source, Path(made)))
     inputs = [port.name for port in graph.graph.input]
     feeds = [feed(batch, inputs, source) for batch in data.batches(workshop.pipeline)]
+    head = _Head.find(graph.graph, options.keep_head, workshop)
     if options.smooth_quant_alpha >= 0:
-        graph = smooth(graph, feeds, options.smooth_quant_alpha)
+        graph = smooth(graph, feeds, options.smooth_quant_alpha, leave=head.nodes)
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -109,7 +164,7 @@ def static_onnx(
             per_channel=options.per_channel,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=[*options.nodes_to_exclude, *weightless],
+            nodes_to_exclude=[*weightless, *_excluded(options.nodes_to_exclude, head)],
             use_external_data_format=external,
             calibrate_method=Method[_METHODS[options.method]],
             extra_options={
@@ -122,7 +177,7 @@ def static_onnx(
             },
         )
         move_model(Path(made) / file.name, file)
-    return {"operators": operators, "calibration": data.describe()}
+    return {"operators": operators, "calibration": data.describe(), **head.record}
 
 
 # ONNX Runtime's names
@@ -141,9 +196,9 @@ def static_openvino(
         import nncf
         import openvino
 
-    data = read_calibration(options.calibration)
-    workshop.say(f"      calibrating with {len(data.texts)} texts ({data.source})")
+    data = _calibration(options.calibration, workshop)
     model = openvino.Core().read_model(source)
+    head = _Head.find(model, options.keep_head, workshop)
     inputs = [port.get_any_name() for port in model.inputs]
     feeds = [feed(batch, inputs, source) for batch in data.batches(workshop.pipeline)]
     advanced = nncf.AdvancedQuantizationParameters()
@@ -156,11 +211,11 @@ def static_openvino(
             preset=nncf.QuantizationPreset(options.preset.value),
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(feeds),
-            ignored_scope=nncf.IgnoredScope(names=list(options.ignored_scope)),
+            ignored_scope=nncf.IgnoredScope(names=[*options.ignored_scope, *head.products]),
             advanced_parameters=advanced,
         )
         openvino.save_model(quantized, file, compress_to_fp16=False)
-    return {"calibration": data.describe()}
+    return {"calibration": data.describe(), **head.record}
 
 
 def compress(source: Path, file: Path, options: WeightOptions) -> Mapping[str, Any]:

@@ -1,8 +1,8 @@
 """The three export functions of sentence-transformers, for scripts that call them.
 
 Each is a thin way to :func:`~stopt.convert.optimize.optimize` or :func:`~stopt.convert.quantize.quantize`: the file is
-checked against torch before it appears, which is the one difference. The model must have been opened from a folder that
-has its original weights.
+checked against torch before it appears, and of a sparse encoder or cross-encoder the layers before the logits stay in
+float. The model must have been opened from a folder that has its original weights.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from stopt.convert.optimize import optimize
 from stopt.convert.quantize import quantize
 from stopt.errors import OptionError, suggest
-from stopt.runtime.sentence_transformer import SentenceTransformer
+from stopt.runtime.model import Model
 from stopt.spec import Backend
 from stopt.steps import (
     CalibrationOptions,
@@ -32,7 +32,7 @@ __all__ = [
 
 
 def export_optimized_onnx_model(
-    model: SentenceTransformer,
+    model: Model,
     optimization_config: str,
     model_name_or_path: str | Path,
     push_to_hub: bool = False,
@@ -42,7 +42,7 @@ def export_optimized_onnx_model(
     """Optimise the graph of a model opened with ``backend="onnx"``.
 
     Args:
-        model: The model.
+        model: The model: a SentenceTransformer, SparseEncoder or CrossEncoder.
         optimization_config: ``"O1"`` to ``"O4"``.
         model_name_or_path: Model folder that gains ``onnx/model_O3.onnx`` and so on.
         push_to_hub: Not supported here: upload the folder.
@@ -65,7 +65,7 @@ def export_optimized_onnx_model(
 
 
 def export_dynamic_quantized_onnx_model(
-    model: SentenceTransformer,
+    model: Model,
     quantization_config: str,
     model_name_or_path: str | Path,
     push_to_hub: bool = False,
@@ -75,7 +75,7 @@ def export_dynamic_quantized_onnx_model(
     """Quantise a model opened with ``backend="onnx"`` to dynamic int8.
 
     Args:
-        model: The model.
+        model: The model: a SentenceTransformer, SparseEncoder or CrossEncoder.
         quantization_config: ``"arm64"``, ``"avx2"``, ``"avx512"`` or ``"avx512_vnni"``.
         model_name_or_path: Model folder that gains ``onnx/model_qint8_avx512_vnni.onnx`` and so on.
         push_to_hub: Not supported here: upload the folder.
@@ -98,7 +98,7 @@ def export_dynamic_quantized_onnx_model(
 
 
 def export_static_quantized_openvino_model(
-    model: SentenceTransformer,
+    model: Model,
     quantization_config: Any,
     model_name_or_path: str | Path,
     dataset_name: str | None = None,
@@ -156,16 +156,18 @@ def export_static_quantized_openvino_model(
     quantize(model.pipeline.root, options)
 
 
-def _source(model: SentenceTransformer, backend: Backend) -> str:
+def _source(model: Model, backend: Backend) -> str:
     if model.get_backend() != backend.value:
         raise OptionError(
             f"the model was opened with backend {model.get_backend()!r}, expected {backend.value!r}",
             f'open it with backend="{backend.value}"',
         )
-    return model.file.relative_to(model.pipeline.root).as_posix()
+    root = model.pipeline.root
+    part = root / model.pipeline.spec.front.path
+    return model.file.relative_to(part if model.file.is_relative_to(part) else root).as_posix()
 
 
-def _output(model: SentenceTransformer, folder: str | Path) -> Path | None:
+def _output(model: Model, folder: str | Path) -> Path | None:
     """The folder to write to; None if it is the model's own."""
     target = Path(folder)
     return None if target.exists() and target.samefile(model.pipeline.root) else target

@@ -8,7 +8,7 @@ changes nothing in float and evens the ranges out (Xiao et al. 2022, arXiv:2211.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,13 +22,19 @@ __all__ = ["smooth"]
 SMALLEST = 1e-5  # a channel that is never active, and a row of zeros, keep a factor
 
 
-def smooth(graph: Any, feeds: Iterable[Mapping[str, npt.NDArray[Any]]], alpha: float) -> Any:
+def smooth(
+    graph: Any,
+    feeds: Iterable[Mapping[str, npt.NDArray[Any]]],
+    alpha: float,
+    leave: Collection[str] = (),
+) -> Any:
     """Smooth the matrix products of a graph.
 
     Args:
         graph: The ``onnx.ModelProto``; it is changed.
         feeds: Inputs to take the activations from.
         alpha: How far outliers move from activations into weights: 0 not at all, 1 altogether.
+        leave: Names of nodes that are left as they are.
 
     Returns:
         The graph.
@@ -36,6 +42,8 @@ def smooth(graph: Any, feeds: Iterable[Mapping[str, npt.NDArray[Any]]], alpha: f
     weights = {tensor.name: tensor for tensor in graph.graph.initializer}
     readers: dict[str, list[Any]] = {}
     for node in graph.graph.node:
+        if node.name in leave:
+            continue
         if node.op_type == "MatMul" and node.input[1] in weights and len(weights[node.input[1]].dims) == 2:
             readers.setdefault(node.input[0], []).append(node)
     peaks = _channel_peaks(graph, list(readers), feeds)

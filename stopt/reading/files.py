@@ -9,6 +9,7 @@ from typing import Any
 
 from stopt.errors import CorruptModel
 from stopt.folder import contained, read_json_object
+from stopt.spec import ModelKind
 
 __all__ = ["Reading", "section"]
 
@@ -19,10 +20,12 @@ class Reading:
 
     Attributes:
         root: The folder.
+        kind: What the model turns text into, once that is known.
         reasons: What was found so far that stopt does not do, in words; reported together at the end.
     """
 
     root: Path
+    kind: ModelKind = ModelKind.DENSE
     reasons: list[str] = field(default_factory=list)
 
     def file(self, *parts: str) -> Path:

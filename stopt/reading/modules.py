@@ -1,4 +1,4 @@
-"""modules.json, and the configuration of every module but the transformer."""
+"""modules.json, and the configuration of every module but the one at the front."""
 
 from __future__ import annotations
 
@@ -9,40 +9,63 @@ from stopt.errors import CorruptModel, UnsupportedModel, UntrustedModel, suggest
 from stopt.folder import read_json
 from stopt.reading.files import Reading
 from stopt.spec import (
+    SCORES,
     SENTENCE,
     TOKENS,
     Activation,
     Dense,
+    FrontSpec,
     LayerNorm,
+    ModelKind,
     ModuleSpec,
     Normalize,
     Pooling,
     PoolingMode,
-    TransformerSpec,
+    SparseAutoEncoder,
+    SpladePooling,
 )
 
-__all__ = ["Entry", "default_pooling", "read_entries", "read_modules"]
+__all__ = [
+    "FRONTS",
+    "ROUTERS",
+    "SPARSE_MODULES",
+    "TABLES",
+    "Entry",
+    "check_widths",
+    "class_name",
+    "default_pooling",
+    "note_unknown",
+    "read_activation",
+    "read_entries",
+    "read_modules",
+]
 
 Entry = tuple[str, str]  # class name and folder of a module
 
 _PACKAGE = "sentence_transformers."
 
+# modules that read token ids, and those that choose between sub-models
+TABLES = ("StaticEmbedding", "SparseStaticEmbedding", "IDF")
+FRONTS = ("Transformer", "MLMTransformer", *TABLES)
+ROUTERS = ("Router", "Asym")
+
+# modules that make a model a sparse encoder
+SPARSE_MODULES = (
+    "CSRSparsity",
+    "IDF",
+    "MLMTransformer",
+    "SparseAutoEncoder",
+    "SparseStaticEmbedding",
+    "SpladePooling",
+)
+
 # modules that sentence-transformers knows and stopt does not run, and what they are
 _KNOWN_UNSUPPORTED = {
-    "Asym": "one sub-model per kind of text",
     "BoW": "bag of words",
     "CLIPModel": "images and text",
     "CNN": "convolutions over word embeddings",
-    "CSRSparsity": "a sparse encoder",
-    "IDF": "a sparse encoder",
     "LSTM": "recurrence over word embeddings",
-    "LogitScore": "reranking with a language model",
-    "MLMTransformer": "a sparse encoder",
-    "Router": "one sub-model per kind of text",
-    "SparseAutoEncoder": "a sparse encoder",
-    "SparseStaticEmbedding": "a sparse encoder",
-    "SpladePooling": "a sparse encoder",
-    "StaticEmbedding": "token embeddings without a transformer",
+    "LogitScore": "reranking with a language model, which needs chat templates and a graph that generates text",
     "WeightedLayerPooling": "a mix of all layers, which exported graphs do not have",
     "WordEmbeddings": "word vectors",
     "WordWeights": "weights per word",
@@ -57,8 +80,6 @@ _LEGACY_POOLING = {
     "pooling_mode_lasttoken": PoolingMode.LAST_TOKEN,
 }
 
-_FEATURES = (SENTENCE, TOKENS)
-
 
 def read_entries(reading: Reading) -> list[Entry]:
     """Read modules.json.
@@ -68,7 +89,6 @@ def read_entries(reading: Reading) -> list[Entry]:
 
     Raises:
         UntrustedModel: If a module is not one of sentence-transformers, or its folder is outside the model's.
-        UnsupportedModel: If the first is not a Transformer.
         CorruptModel: If the file is not a list of modules.
     """
     file = reading.file("modules.json")
@@ -83,41 +103,57 @@ def read_entries(reading: Reading) -> list[Entry]:
         if not isinstance(kind, str) or not isinstance(path, str):
             raise CorruptModel(f"{file}: module {position} needs a 'type' and a 'path' that are text")
         reading.file(path)
-        entries.append((_class_name(reading, kind), path))
-    if entries[0][0] != "Transformer":
-        reasons = reading.reasons or [f"its first module is {entries[0][0]}, expected Transformer"]
-        raise UnsupportedModel(str(reading.root), reasons)
+        entries.append((class_name(reading, kind), "" if path == "." else path))
     return entries
 
 
-def _class_name(reading: Reading, kind: str) -> str:
-    """The class of a dotted ``type``; nothing is ever imported by that name."""
-    name = kind.rpartition(".")[2]
+def class_name(reading: Reading, kind: str) -> str:
+    """Return the class of a dotted ``type``; nothing is ever imported by that name.
+
+    Raises:
+        UntrustedModel: If it is not one of sentence-transformers.
+    """
     if not kind.startswith(_PACKAGE):
         raise UntrustedModel(
             f"{reading.root} wants to import {kind!r:.120}",
             "stopt never runs code from a model; only the modules of sentence-transformers can be read",
         )
-    if name in _KNOWN_UNSUPPORTED:
-        reading.reasons.append(f"module {name} ({_KNOWN_UNSUPPORTED[name]})")
-    elif name not in _READERS:
-        reading.reasons.append(f"unknown module {kind!r:.120} ({suggest(name, [*_READERS])})")
-    return name
+    return kind.rpartition(".")[2]
 
 
-def read_modules(
-    reading: Reading, entries: Sequence[Entry], transformer: TransformerSpec
-) -> tuple[ModuleSpec, ...]:
-    """Read what follows the transformer; what is unsupported goes into the reading's reasons.
+def note_unknown(reading: Reading, entries: Sequence[Entry]) -> None:
+    """Put every module that stopt does not run into the reading's reasons."""
+    known = [*_READERS, *FRONTS, *ROUTERS]
+    for name, _ in entries:
+        if name in _KNOWN_UNSUPPORTED:
+            reading.reasons.append(f"module {name} ({_KNOWN_UNSUPPORTED[name]})")
+        elif name not in known:
+            reading.reasons.append(f"unknown module {name!r:.120} ({suggest(name, known)})")
+        elif name in SPARSE_MODULES and reading.kind is not ModelKind.SPARSE:
+            reading.reasons.append(f"module {name} (of a sparse encoder, in a {_A[reading.kind]})")
+
+
+_A = {ModelKind.DENSE: "dense model", ModelKind.CROSS_ENCODER: "cross-encoder"}
+
+
+def read_modules(reading: Reading, entries: Sequence[Entry]) -> tuple[ModuleSpec, ...]:
+    """Read what follows the module at the front; what is unsupported goes into the reading's reasons.
 
     Raises:
-        CorruptModel: If a configuration is not valid, or a module does not fit the one before.
+        CorruptModel: If a configuration is not valid.
     """
-    specs = (_READERS[name](reading, path) for name, path in entries[1:] if name in _READERS)
-    modules = tuple(spec for spec in specs if spec is not None)
-    if not reading.reasons:
-        _check_widths(reading, transformer, modules)
-    return modules
+    for name, _ in entries:
+        if name in ROUTERS:
+            reading.reasons.append(f"a {name} module inside of another, or a second one")
+        elif name in FRONTS:
+            reading.reasons.append(
+                f"a second {name} module" if name == "Transformer" else f"{name} after another module"
+            )
+    other = () if reading.kind is ModelKind.SPARSE else SPARSE_MODULES
+    specs = (
+        _READERS[name](reading, path) for name, path in entries if name in _READERS and name not in other
+    )
+    return tuple(spec for spec in specs if spec is not None)
 
 
 def default_pooling(config: Mapping[str, Any]) -> Pooling:
@@ -150,8 +186,9 @@ def _dense(reading: Reading, path: str) -> Dense:
     config = reading.required(path, "config.json")
     source = config.get("module_input_name", SENTENCE)
     target = config.get("module_output_name") or source
-    for feature in (source, target):
-        if feature not in _FEATURES:
+    targets = (SENTENCE, TOKENS, SCORES) if reading.kind is ModelKind.CROSS_ENCODER else (SENTENCE, TOKENS)
+    for feature, known in ((source, (SENTENCE, TOKENS)), (target, targets)):
+        if feature not in known:
             reading.reasons.append(f"a Dense module on the feature {feature!r}")
     if config.get("use_residual"):
         reading.reasons.append("a Dense module with a residual connection")
@@ -160,7 +197,7 @@ def _dense(reading: Reading, path: str) -> Dense:
         in_features=reading.positive(config, "in_features"),
         out_features=reading.positive(config, "out_features"),
         bias=reading.flag(config, "bias", default=True),
-        activation=_activation(
+        activation=read_activation(
             reading, config.get("activation_function", "torch.nn.modules.activation.Tanh")
         ),
         source=str(source),
@@ -168,8 +205,12 @@ def _dense(reading: Reading, path: str) -> Dense:
     )
 
 
-def _activation(reading: Reading, dotted: Any) -> Activation:
-    """The activation function of a dotted class path; nothing is ever imported by that name."""
+def read_activation(reading: Reading, dotted: Any) -> Activation:
+    """Return the activation function of a dotted class path; nothing is ever imported by that name.
+
+    Raises:
+        UntrustedModel: If it is not a class of torch.nn.
+    """
     prefix, _, name = str(dotted).rpartition(".")
     known = [str(activation) for activation in Activation]
     if not isinstance(dotted, str) or (prefix != "torch.nn" and not prefix.startswith("torch.nn.modules.")):
@@ -199,28 +240,67 @@ def _dropout(_: Reading, __: str) -> None:
     """Identity at inference: not part of the spec."""
 
 
-def _second_transformer(reading: Reading, _: str) -> None:
-    reading.reasons.append("a second Transformer module")
+def _splade_pooling(reading: Reading, path: str) -> SpladePooling:
+    config = reading.required(path, "config.json")
+    strategy, activation = config.get("pooling_strategy", "max"), config.get("activation_function", "relu")
+    for what, value, known in (
+        ("pooling strategy", strategy, ["max", "sum"]),
+        ("activation", activation, ["relu", "log1p_relu"]),
+    ):
+        if value not in known:
+            reading.reasons.append(
+                f"SpladePooling with the {what} {value!r:.120} ({suggest(str(value), known)})"
+            )
+    return SpladePooling(maximum=strategy == "max", double_log=activation == "log1p_relu")
+
+
+def _sparse_auto_encoder(reading: Reading, path: str) -> SparseAutoEncoder:
+    config = {"hidden_dim": 512, "k": 8, **reading.required(path, "config.json")}
+    module = SparseAutoEncoder(
+        path=path,
+        input_dim=reading.positive(config, "input_dim"),
+        hidden_dim=reading.positive(config, "hidden_dim"),
+        k=reading.positive(config, "k"),
+        normalize=reading.flag(config, "normalize"),
+    )
+    if module.k > module.hidden_dim:
+        raise CorruptModel(
+            f"{reading.root}: SparseAutoEncoder keeps {module.k} of {module.hidden_dim} values"
+        )
+    return module
 
 
 _READERS: Mapping[str, Callable[[Reading, str], ModuleSpec | None]] = {
-    "Transformer": _second_transformer,
     "Pooling": _pooling,
     "Dense": _dense,
     "Normalize": _normalize,
     "LayerNorm": _layer_norm,
     "Dropout": _dropout,
+    "SpladePooling": _splade_pooling,
+    "SparseAutoEncoder": _sparse_auto_encoder,
+    "CSRSparsity": _sparse_auto_encoder,
+}
+
+_NO_RESULT = {
+    ModelKind.DENSE: "it has no Pooling module, so it makes no sentence embeddings",
+    ModelKind.SPARSE: "it has no Pooling or SpladePooling module, so it makes no sentence embeddings",
+    ModelKind.CROSS_ENCODER: "nothing in it makes scores",
 }
 
 
-def _check_widths(reading: Reading, transformer: TransformerSpec, modules: Sequence[ModuleSpec]) -> None:
-    """Follow the widths of the features through the modules, and see that a vector comes to be."""
-    widths = {TOKENS: transformer.hidden_size}
+def check_widths(reading: Reading, front: FrontSpec, modules: Sequence[ModuleSpec]) -> None:
+    """Follow the widths of the features through the modules, and see that what the model is for comes to be.
+
+    Raises:
+        UnsupportedModel: If a module reads what none before it makes, or the result is missing.
+        CorruptModel: If a module does not fit the one before.
+    """
+    widths = {front.target: front.width}
     for module in modules:
         name, width = type(module).__name__, widths.get(module.source)
         if width is None:
             raise UnsupportedModel(
-                str(reading.root), [f"{name} comes before Pooling, which makes the vector that it needs"]
+                str(reading.root), [f"{name} reads {module.source}, which no module before it makes"]
             )
         if module.wanted_width not in (None, width):
             raise CorruptModel(
@@ -228,7 +308,6 @@ def _check_widths(reading: Reading, transformer: TransformerSpec, modules: Seque
                 "its files come from different models",
             )
         widths[module.target] = module.width(width)
-    if SENTENCE not in widths:
-        raise UnsupportedModel(
-            str(reading.root), ["it has no Pooling module, so it makes no sentence embeddings"]
-        )
+    wanted = SCORES if reading.kind is ModelKind.CROSS_ENCODER else SENTENCE
+    if wanted not in widths:
+        raise UnsupportedModel(str(reading.root), [_NO_RESULT[reading.kind]])

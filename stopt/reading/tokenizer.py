@@ -127,7 +127,7 @@ def read_tokenizer(
     Args:
         reading: The model folder.
         path: Folder of the tokenizer in it.
-        model: The transformer's config.json.
+        model: The transformer's config.json; empty where there is none.
         arguments: Tokenizer arguments of the model's own files; they win over tokenizer_config.json.
         lower_case: ``do_lower_case`` of sentence_bert_config.json.
         position_limit: Tokens the transformer has positions for; None is no limit.
@@ -155,7 +155,7 @@ def read_tokenizer(
     class_name = str(
         config.get("tokenizer_class")
         or model.get("tokenizer_class")
-        or _CLASS_OF_MODEL_TYPE.get(model["model_type"], "")
+        or _CLASS_OF_MODEL_TYPE.get(model.get("model_type", ""), "")
     )
     family = _FAMILIES.get(class_name.removesuffix("Fast").removesuffix("Tokenizer"), _GENERIC)
     tokens = {role: text for role in _ROLES if (text := _token_text(roles.get(role)))}
@@ -179,7 +179,7 @@ def read_tokenizer(
 
 def _has_token_types(model: Mapping[str, Any]) -> bool:
     """Whether the transformer tells token types apart; a single type, or none, need not be fed."""
-    kinds = model.get("type_vocab_size", 2 if model["model_type"] == "xlnet" else 0)
+    kinds = model.get("type_vocab_size", 2 if model.get("model_type") == "xlnet" else 0)
     return isinstance(kinds, int) and kinds > 1
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, assert_never
 
 from stopt.errors import CorruptModel, SourceError, UntrustedModel
 from stopt.reading.files import Reading, section
+from stopt.reading.scoring import count_labels
 from stopt.reading.tokenizer import read_tokenizer
-from stopt.spec import TokenizerSpec, TransformerSpec
+from stopt.spec import ModelKind, Task, TokenizerSpec, TransformerSpec
 
 __all__ = ["read_config", "read_settings", "read_tokenizer_with_limit", "read_transformer"]
 
@@ -87,16 +88,30 @@ def read_settings(reading: Reading, path: str) -> dict[str, Any]:
     return next(filter(None, found), {})
 
 
+# what the transformer of each kind may do
+_TASKS = {
+    ModelKind.DENSE: {Task.FEATURES},
+    ModelKind.SPARSE: {Task.FEATURES, Task.MASKED_LM},
+    ModelKind.CROSS_ENCODER: {Task.FEATURES, Task.CLASSIFICATION},
+}
+
+
 def read_transformer(
-    reading: Reading, path: str, config: Mapping[str, Any], settings: Mapping[str, Any]
+    reading: Reading, path: str, config: Mapping[str, Any], settings: Mapping[str, Any], default: Task
 ) -> TransformerSpec:
-    """Describe the transformer; what is unsupported goes into the reading's reasons."""
+    """Describe the transformer; what is unsupported goes into the reading's reasons.
+
+    Args:
+        reading: The model folder.
+        path: The transformer's folder in it.
+        config: Its config.json.
+        settings: Its sentence_bert_config.json.
+        default: Its task where the settings name none.
+    """
     width = next((config[key] for key in ("hidden_size", "d_model", "dim", "n_embd") if key in config), None)
     if isinstance(width, bool) or not isinstance(width, int) or not 0 < width < 10**6:
         raise CorruptModel(f"{reading.root}: config.json has no usable hidden_size (found {width!r})")
-    task = settings.get("transformer_task", "feature-extraction")
-    if task != "feature-extraction":
-        reading.reasons.append(f"its transformer does {task!r}, not feature extraction")
+    task = _task(reading, settings, default)
     if settings.get("tokenizer_name_or_path"):
         reading.reasons.append("its tokenizer is in another place (tokenizer_name_or_path)")
     arguments = section(settings, "model_args", "model_kwargs")
@@ -106,8 +121,38 @@ def read_transformer(
     )
     dtype = arguments.get("dtype") or arguments.get("torch_dtype")
     return TransformerSpec(
-        path, str(config["model_type"]), width, str(dtype).removeprefix("torch.") if dtype else None
+        path,
+        str(config["model_type"]),
+        width,
+        str(dtype).removeprefix("torch.") if dtype else None,
+        task,
+        _head_size(reading, task, config),
     )
+
+
+def _task(reading: Reading, settings: Mapping[str, Any], default: Task) -> Task:
+    name = settings.get("transformer_task", default.value)
+    known = _TASKS[reading.kind]
+    if name in [task.value for task in known]:
+        return Task(name)
+    if name in ("text-generation", "any-to-any"):
+        why = "which needs chat templates and a graph that generates text"
+    else:
+        why = f"expected {' or '.join(sorted(known))}"
+    reading.reasons.append(f"its transformer does {name!r:.60}, {why}")
+    return default
+
+
+def _head_size(reading: Reading, task: Task, config: Mapping[str, Any]) -> int | None:
+    match task:
+        case Task.FEATURES:
+            return None
+        case Task.MASKED_LM:
+            return reading.positive(config, "vocab_size")
+        case Task.CLASSIFICATION:
+            return count_labels(reading, config)
+        case _:
+            assert_never(task)
 
 
 def read_tokenizer_with_limit(

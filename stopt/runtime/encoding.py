@@ -6,21 +6,21 @@ whole call.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from stopt.embeddings.quantization import Precision, parse_precision, quantize_embeddings
+from stopt.embeddings.call import CallRanges, quantize_call, ranges_for_call
+from stopt.embeddings.codes import Precision, parse_precision
 from stopt.errors import MissingExtra, OptionError, suggest
 from stopt.runtime.arrays import Array, is_tensor
 from stopt.runtime.inputs import read_inputs
-from stopt.runtime.modules import Features, l2_normalize
-from stopt.runtime.pipeline import Pipeline
-from stopt.runtime.tokenizer import Ints, Text
+from stopt.runtime.modules import l2_normalize
+from stopt.runtime.pipeline import Pipeline, RunOptions
+from stopt.runtime.tokenizer import Text
 
-__all__ = ["EncodeOptions", "encode", "numpy_array"]
+__all__ = ["EncodeOptions", "encode", "numpy_array", "require_torch"]
 
 _OUTPUTS = ("sentence_embedding", "token_embeddings")
 
@@ -29,19 +29,16 @@ _OUTPUTS = ("sentence_embedding", "token_embeddings")
 class EncodeOptions:
     """Options of one call; see :meth:`stopt.SentenceTransformer.encode`."""
 
-    prompt: str = ""
-    batch_size: int = 32
-    show_progress: bool = False
+    run: RunOptions = RunOptions()  # noqa: RUF009  (frozen)
     output_value: str | None = "sentence_embedding"
     precision: str | None = "float32"
     as_numpy: bool = True
     as_tensor: bool = False
     normalize: bool = False
     truncate_dim: int | None = None
+    ranges: CallRanges = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise OptionError(f"batch_size is {self.batch_size!r}", "a positive number of texts")
         if self.output_value is not None and self.output_value not in _OUTPUTS:
             raise OptionError(
                 f"output_value {self.output_value!r} is unknown", suggest(self.output_value, _OUTPUTS)
@@ -59,17 +56,25 @@ class EncodeOptions:
 def encode(pipeline: Pipeline, inputs: Any, options: EncodeOptions) -> Any:
     """Encode texts with a model; arguments and result as in :meth:`stopt.SentenceTransformer.encode`."""
     texts, single = read_inputs(inputs)
+    ranges = ranges_for_call(
+        pipeline.home or pipeline.root,
+        pipeline.spec,
+        options.ranges,
+        precision=options.precision,
+        truncate_dim=options.truncate_dim,
+        normalize=options.normalize,
+    )
     if options.output_value == "sentence_embedding":
-        result = _finish(_embeddings(pipeline, texts, options), options)
+        result = _finish(_embeddings(pipeline, texts, options), options, ranges)
     else:
-        result = _per_text(pipeline, texts, options)
+        result = _per_text(pipeline.without_fusing(), texts, options)
     return result[0] if single else result
 
 
 def _embeddings(pipeline: Pipeline, texts: list[Text], options: EncodeOptions) -> Array | None:
     """(N, E) in the engine's array type, in the order of the texts; None for no text."""
     embeddings: Array | None = None
-    for rows, features in _stream(pipeline, texts, options):
+    for rows, features in pipeline.stream(texts, options.run):
         values = features["sentence_embedding"][:, : options.truncate_dim]
         if options.normalize:
             values = l2_normalize(values)
@@ -83,7 +88,7 @@ def _embeddings(pipeline: Pipeline, texts: list[Text], options: EncodeOptions) -
 def _per_text(pipeline: Pipeline, texts: list[Text], options: EncodeOptions) -> list[Any]:
     """Token embeddings, or all features, of each text."""
     found: list[Any] = [None] * len(texts)
-    for rows, features in _stream(pipeline, texts, options):
+    for rows, features in pipeline.stream(texts, replace(options.run, round_lengths=False)):
         for place, row in enumerate(rows):
             if options.output_value == "token_embeddings":
                 if "token_embeddings" not in features:
@@ -107,31 +112,18 @@ def _length(mask: Array) -> int:
     return int(real[-1]) + 1 if len(real) else 1
 
 
-def _stream(pipeline: Pipeline, texts: list[Text], options: EncodeOptions) -> Iterator[tuple[Ints, Features]]:
-    batches = pipeline.stream(texts, prompt=options.prompt, batch_size=options.batch_size)
-    if not options.show_progress:
-        yield from batches
-        return
-    from tqdm import tqdm
-
-    with tqdm(total=len(texts), desc="Encoding", unit="text") as bar:
-        for rows, features in batches:
-            yield rows, features
-            bar.update(len(rows))
-
-
-def _finish(embeddings: Array | None, options: EncodeOptions) -> Any:
+def _finish(embeddings: Array | None, options: EncodeOptions, ranges: CallRanges) -> Any:
     """Quantise, and convert to what the caller asked for."""
     if embeddings is None:
         if options.as_tensor:
-            return _torch().empty(0)
+            return require_torch().empty(0)
         # float64, as sentence-transformers has it
         return np.empty(0) if options.as_numpy else []
     if parse_precision(options.precision) is not Precision.FLOAT32:
-        embeddings = quantize_embeddings(embeddings, str(options.precision))
+        embeddings = quantize_call(embeddings, str(options.precision), ranges)
     if options.as_numpy:
         return numpy_array(embeddings)
-    tensor = embeddings if is_tensor(embeddings) else _torch().from_numpy(embeddings)
+    tensor = embeddings if is_tensor(embeddings) else require_torch().from_numpy(embeddings)
     return tensor if options.as_tensor else list(tensor)
 
 
@@ -144,7 +136,12 @@ def numpy_array(embeddings: Array) -> Any:
     return embeddings.cpu().numpy()
 
 
-def _torch() -> Any:
+def require_torch() -> Any:
+    """Return torch, for a caller that asked for tensors.
+
+    Raises:
+        MissingExtra: If it is not installed.
+    """
     try:
         import torch
     except ImportError as error:

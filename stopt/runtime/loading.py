@@ -13,10 +13,18 @@ from stopt import hub
 from stopt.artifact import default_file, engine_files, is_plain
 from stopt.errors import ArtifactError, MissingExtra, OptionError, SourceError, suggest
 from stopt.folder import contained
-from stopt.reading import read_spec
+from stopt.reading import has_table, read_spec
 from stopt.runtime.options import EngineOptions, TorchOptions, parse_backend, parse_model_kwargs
 from stopt.runtime.pipeline import Pipeline
-from stopt.spec import Backend, ModelSpec
+from stopt.spec import (
+    ENGINES,
+    Backend,
+    ModelKind,
+    ModelSpec,
+    SparseStaticEmbedding,
+    StaticEmbedding,
+    TransformerSpec,
+)
 
 __all__ = ["LoadRequest", "open_pipeline"]
 
@@ -40,6 +48,8 @@ class LoadRequest:
         token: Hub token.
         cache_folder: Where fetched files are kept.
         local_files_only: Use the cache only.
+        threads: Threads of the CPU; None is all that this process may use.
+        kind: The kind that the model must be of; None takes any.
     """
 
     reference: str | Path
@@ -51,6 +61,8 @@ class LoadRequest:
     token: str | bool | None = None
     cache_folder: str | Path | None = None
     local_files_only: bool = False
+    threads: int | None = None
+    kind: ModelKind | None = None
 
     def fetch(self, wanted: Sequence[str]) -> hub.Source:
         """Have the small files of the model here, and the large ones that match ``wanted``."""
@@ -72,18 +84,24 @@ def open_pipeline(request: LoadRequest) -> Pipeline:
     """
     backend = parse_backend(request.backend) or _backend_of_file(request.model_kwargs)
     if backend is None:
-        source = request.fetch([pattern for each in Backend for pattern in _wanted(each, None)])
-        backend = _pick_backend(source.folder)
-    options = parse_model_kwargs(backend, request.model_kwargs)
-    source = request.fetch(_wanted(backend, getattr(options, "file_name", None)))
-    spec = _with_processor(read_spec(source.folder), request.processor_kwargs)
+        source = request.fetch([pattern for each in ENGINES for pattern in _wanted(each, None)])
+        backend = _pick_backend(source.folder, request.kind)
+    options = parse_model_kwargs(backend, request.model_kwargs, request.threads)
+    wanted = _wanted(backend, getattr(options, "file_name", None))
+    source = request.fetch(wanted)
+    if has_table(source.folder):
+        source = request.fetch([*wanted, *hub.WEIGHTS])
+    spec = _with_processor(read_spec(source.folder, request.kind), request.processor_kwargs)
+    _check_table(spec, options, request.device)
     root = source.folder
-    if not isinstance(options, TorchOptions) and _must_convert(root, backend, options):
+    if not isinstance(options, TorchOptions) and _must_convert(root, spec, backend, options):
         from stopt.convert.cache import converted_folder
 
-        root = converted_folder(request.fetch(hub.WEIGHTS), backend, fresh=options.export is True)
+        root = converted_folder(
+            request.fetch(hub.WEIGHTS), backend, kind=request.kind, fresh=options.export is True
+        )
         options = replace(options, file_name=None, subfolder="")
-    return Pipeline.open(root, spec, options, request.device)
+    return replace(Pipeline.open(root, spec, options, request.device), home=source.folder)
 
 
 def _wanted(backend: Backend, file_name: str | None) -> list[str]:
@@ -106,15 +124,21 @@ def _backend_of_file(model_kwargs: Mapping[str, Any] | None) -> Backend | None:
     return Backend.ONNX if name.endswith(".onnx") else Backend.OPENVINO if name.endswith(".xml") else None
 
 
-def _pick_backend(root: Path) -> Backend:
-    """An engine that is installed and whose plain file is there: ONNX, then OpenVINO, then the original weights."""
+def _pick_backend(root: Path, kind: ModelKind | None) -> Backend:
+    """An engine that is installed and whose plain file is there: ONNX, then OpenVINO, then the original weights.
+
+    Those of a table need no engine.
+    """
+    front = read_spec(root, kind).front
+    if not isinstance(front, TransformerSpec):
+        return Backend.TORCH
     plain = [
         backend
         for backend in (Backend.ONNX, Backend.OPENVINO)
-        if any(map(is_plain, engine_files(root, backend)))
+        if any(map(is_plain, engine_files(root, backend, front.path)))
     ]
     usable = [backend for backend in plain if find_spec(_ENGINE_PACKAGES[backend])]
-    has_weights = any(contained(root, read_spec(root).transformer.path).glob("model*.safetensors"))
+    has_weights = any(contained(root, front.path).glob("model*.safetensors"))
     if has_weights and find_spec("torch") and find_spec("transformers"):
         usable.append(Backend.TORCH)
     if usable:
@@ -131,7 +155,11 @@ def _pick_backend(root: Path) -> Backend:
     if plain or has_weights:
         missing = plain[0] if plain else Backend.TORCH
         raise MissingExtra(_ENGINE_PACKAGES[missing], missing.value)
-    present = [*engine_files(root, Backend.ONNX), *engine_files(root, Backend.OPENVINO)]
+    present = [
+        name
+        for backend in (Backend.ONNX, Backend.OPENVINO)
+        for name in engine_files(root, backend, front.path)
+    ]
     if present:
         raise ArtifactError(
             f"{root} has no unquantised file to pick; it has {', '.join(present)}",
@@ -143,9 +171,31 @@ def _pick_backend(root: Path) -> Backend:
     )
 
 
-def _must_convert(root: Path, backend: Backend, options: EngineOptions) -> bool:
+def _check_table(spec: ModelSpec, options: EngineOptions, device: str | None) -> None:
+    """See that nothing is asked of a table that numpy does not do."""
+    engine = isinstance(spec.front, StaticEmbedding) and not isinstance(options, TorchOptions)
+    if isinstance(spec.front, TransformerSpec) or engine:
+        return
+    if device not in (None, "cpu"):
+        raise OptionError(
+            f"device {device!r} has no use: the model is a table, which numpy reads on the CPU",
+            "leave it out",
+        )
+    if isinstance(options, TorchOptions):
+        asked = {"attn_implementation": options.attn_implementation, "compile": options.compile or None}
+        asked["dtype"] = None if options.dtype in ("auto", "float32") else options.dtype
+        if found := [key for key, value in asked.items() if value is not None]:
+            raise OptionError(
+                f"{' and '.join(found)} in model_kwargs has no use: the model is a table, which numpy reads as float32",
+                "leave it out",
+            )
+
+
+def _must_convert(root: Path, spec: ModelSpec, backend: Backend, options: EngineOptions) -> bool:
     """Whether the model is to be converted first; only where no file was named and none is there, or on request."""
-    if isinstance(options, TorchOptions) or options.export is False:
+    if isinstance(options, TorchOptions) or isinstance(spec.front, SparseStaticEmbedding):
+        return False
+    if options.export is False:
         return False
     from stopt.convert import require_convert
 
@@ -156,7 +206,8 @@ def _must_convert(root: Path, backend: Backend, options: EngineOptions) -> bool:
             )
         require_convert()
         return True
-    if options.file_name is not None or options.subfolder or any(map(is_plain, engine_files(root, backend))):
+    present = engine_files(root, backend, spec.front.path)
+    if options.file_name is not None or options.subfolder or any(map(is_plain, present)):
         return False
     try:
         require_convert()

@@ -2,14 +2,14 @@
 
 Shapes: B texts, T tokens, D values per token, E values per embedding. Every module takes and returns
 :data:`Features`, a dict of arrays by the names that sentence-transformers uses: ``token_embeddings`` (B, T, D),
-``attention_mask`` (B, T), ``sentence_embedding`` (B, E), and the int ``prompt_length``. Arithmetic is done in the
+``attention_mask`` (B, T), ``sentence_embedding`` (B, E), ``scores`` (B, labels), and the int ``prompt_length``. Arithmetic is done in the
 dtype of the embeddings. ``tests/parity`` compares each with sentence-transformers live.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
@@ -20,9 +20,30 @@ import numpy.typing as npt
 from stopt.errors import CorruptModel, UnsupportedModel
 from stopt.folder import contained
 from stopt.runtime.arrays import Array, namespace
-from stopt.spec import Activation, Dense, LayerNorm, ModelSpec, ModuleSpec, Normalize, Pooling, PoolingMode
+from stopt.spec import (
+    Activation,
+    Dense,
+    LayerNorm,
+    ModuleSpec,
+    Normalize,
+    Pooling,
+    PoolingMode,
+    SparseAutoEncoder,
+    SpladePooling,
+)
 
-__all__ = ["Features", "Module", "l2_normalize", "load_modules", "pool", "read_weights"]
+__all__ = [
+    "AutoEncoder",
+    "Features",
+    "Module",
+    "activate",
+    "l2_normalize",
+    "load_modules",
+    "module_weights",
+    "pool",
+    "read_weights",
+    "without_prompt",
+]
 
 Features = dict[str, Any]
 Module = Callable[[Features], Features]
@@ -32,39 +53,61 @@ Constant = Callable[[npt.NDArray[np.float32]], Array]
 MEAN_EPSILON = 1e-9
 NORM_EPSILON = 1e-12
 LAYER_NORM_EPSILON = 1e-5
+STD_EPSILON = 1e-5
 
 
-def load_modules(root: Path, spec: ModelSpec, constant: Constant) -> tuple[Module, ...]:
-    """Build the modules of a model, weights included.
+def load_modules(root: Path, modules: Sequence[ModuleSpec], constant: Constant) -> tuple[Module, ...]:
+    """Build modules, weights included.
 
     Args:
         root: The model folder.
-        spec: The model.
+        modules: The modules.
         constant: Turns weights into arrays of the engine that runs the model: its type, dtype and device.
 
     Raises:
         CorruptModel: If weights are missing or of the wrong shape.
         UnsupportedModel: If weights exist only as a pickle.
     """
-    return tuple(_build(root, module, constant) for module in spec.modules)
+    return tuple(_build(root, module, constant) for module in modules)
 
 
-def _build(root: Path, spec: ModuleSpec, constant: Constant) -> Module:
+def module_weights(root: Path, spec: ModuleSpec) -> dict[str, npt.NDArray[np.float32]]:
+    """Read the weights of a module, by the names that sentence-transformers gives them; empty if it has none."""
     match spec:
-        case Pooling():
-            return _Pool(spec)
-        case Normalize():
-            return _normalize
         case Dense():
             shapes: dict[str, tuple[int, ...]] = {"linear.weight": (spec.out_features, spec.in_features)}
             if spec.bias:
                 shapes["linear.bias"] = (spec.out_features,)
-            weights = {name: constant(array) for name, array in read_weights(root, spec.path, shapes).items()}
+        case LayerNorm():
+            shapes = {"norm.weight": (spec.dimension,), "norm.bias": (spec.dimension,)}
+        case SparseAutoEncoder():
+            shapes = {
+                "pre_bias": (spec.input_dim,),
+                "encoder.weight": (spec.hidden_dim, spec.input_dim),
+                "latent_bias": (spec.hidden_dim,),
+            }
+        case Pooling() | SpladePooling() | Normalize():
+            return {}
+        case _:
+            assert_never(spec)
+    return read_weights(root, spec.path, shapes)
+
+
+def _build(root: Path, spec: ModuleSpec, constant: Constant) -> Module:
+    weights = {name: constant(array) for name, array in module_weights(root, spec).items()}
+    match spec:
+        case Pooling():
+            return _Pool(spec)
+        case SpladePooling():
+            return _SpladePool(spec)
+        case Normalize():
+            return _normalize
+        case Dense():
             return _Dense(spec, weights["linear.weight"].T, weights.get("linear.bias"))
         case LayerNorm():
-            shape = (spec.dimension,)
-            weights = read_weights(root, spec.path, {"norm.weight": shape, "norm.bias": shape})
-            return _LayerNorm(constant(weights["norm.weight"]), constant(weights["norm.bias"]))
+            return _LayerNorm(weights["norm.weight"], weights["norm.bias"])
+        case SparseAutoEncoder():
+            return AutoEncoder(spec, weights["encoder.weight"].T, weights["pre_bias"], weights["latent_bias"])
         case _:
             assert_never(spec)
 
@@ -83,6 +126,47 @@ class _Pool:
             **features,
             "sentence_embedding": pooled[0] if len(pooled) == 1 else xp.concat(pooled, axis=-1),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class _SpladePool:
+    spec: SpladePooling
+
+    def __call__(self, features: Features) -> Features:
+        logits, mask = features["token_embeddings"], features["attention_mask"]
+        xp = namespace(logits)
+        if self.spec.maximum:  # log1p(relu(x)) grows with x: the largest may be taken first
+            real = xp.where((mask != 0)[:, :, None], logits, xp.zeros_like(logits))
+            weights = self._saturated(xp, xp.max(real, axis=1))
+        else:
+            weights = _weighted_sum(self._saturated(xp, logits), mask)
+        return {**features, "sentence_embedding": weights}
+
+    def _saturated(self, xp: Any, x: Array) -> Array:
+        x = xp.log1p(xp.clip(x, min=0))
+        return xp.log1p(x) if self.spec.double_log else x
+
+
+@dataclass(frozen=True, slots=True)
+class AutoEncoder:
+    """:class:`~stopt.spec.SparseAutoEncoder` with its weights; ``replace`` its spec to keep another number of values."""
+
+    spec: SparseAutoEncoder
+    weight: Array  # (input_dim, hidden_dim)
+    pre_bias: Array
+    latent_bias: Array
+
+    def __call__(self, features: Features) -> Features:
+        """(B, input_dim) to (B, hidden_dim), all but the largest ``k`` of a row zero."""
+        x = features["sentence_embedding"]
+        xp = namespace(x)
+        if self.spec.normalize:
+            centred = x - xp.mean(x, axis=-1, keepdims=True)
+            x = centred / (xp.std(centred, axis=-1, keepdims=True, correction=1) + STD_EPSILON)
+        latents = (x - self.pre_bias) @ self.weight + self.latent_bias
+        smallest_kept = xp.sort(latents, axis=-1)[:, -self.spec.k][:, None]
+        kept = xp.where(latents >= smallest_kept, latents, xp.zeros_like(latents))
+        return {**features, "sentence_embedding": xp.clip(kept, min=0)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +329,8 @@ _ACTIVATIONS: Mapping[Activation, Callable[[Any, Array], Array]] = {
     Activation.SELU: _selu,
 }
 
+# a tensor that two modules share is stored once: an autoencoder's, under its decoder's name
+_STORED_AS = {"encoder.weight": "decoder.linear.weight"}
 _DTYPES: Mapping[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 
 
@@ -281,7 +367,7 @@ def read_weights(
         raise CorruptModel(f"{file} is not a safetensors file: {error}", "fetch the file again") from error
     weights = {}
     for name, shape in shapes.items():
-        tensor = found.get(name)
+        tensor = found.get(name, found.get(_STORED_AS.get(name, name)))
         if tensor is None or tuple(tensor["shape"]) != shape or tensor["dtype"] not in _DTYPES:
             what = f"is {tensor['dtype']} {tuple(tensor['shape'])}" if tensor else "is missing"
             raise CorruptModel(f"{file}: tensor {name} {what}, expected floats of shape {shape}")

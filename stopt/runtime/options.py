@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from stopt.errors import OptionError, suggest
 from stopt.folder import read_json_object
-from stopt.spec import Backend
+from stopt.spec import ENGINES, Backend
 
 __all__ = [
     "EngineOptions",
@@ -31,7 +31,8 @@ class OnnxOptions:
         export: True converts afresh, False never converts, None converts if there is no file.
         provider: Execution provider; None is CUDA where it is usable, else CPU.
         provider_options: Passed to it.
-        session_options: An ``onnxruntime.SessionOptions``.
+        session_options: An ``onnxruntime.SessionOptions``; what it says of threads then holds for every call.
+        threads: Threads of the CPU; None is all that this process may use.
     """
 
     file_name: str | None = None
@@ -40,6 +41,7 @@ class OnnxOptions:
     provider: str | None = None
     provider_options: Mapping[str, Any] | None = None
     session_options: Any = None
+    threads: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,9 @@ class OpenVinoOptions:
         export: True converts afresh, False never converts, None converts if there is no file.
         device: OpenVINO device, such as ``"CPU"`` or ``"GPU.0"``.
         ov_config: OpenVINO properties, or the path of a JSON file with them.
-        dtype: Precision of the arithmetic, ``"float32"``, ``"bfloat16"`` or ``"float16"``; None is OpenVINO's choice
-            for the device, bfloat16 on CPUs that have it.
+        dtype: Precision of the arithmetic, ``"float32"`` (also None), ``"bfloat16"`` or ``"float16"``; ``"auto"`` is
+            OpenVINO's choice for the device, bfloat16 on CPUs that have it.
+        threads: Threads of the CPU; None is all that this process may use.
     """
 
     file_name: str | None = None
@@ -62,6 +65,7 @@ class OpenVinoOptions:
     device: str | None = None
     ov_config: Mapping[str, Any] | None = None
     dtype: str | None = None
+    threads: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +75,16 @@ class TorchOptions:
     Attributes:
         subfolder: Folder of the transformer in the model folder, beside what modules.json says.
         dtype: ``"float32"``, ``"float16"``, ``"bfloat16"`` or ``"auto"``, the checkpoint's; None is float32.
-        attn_implementation: Attention of transformers, such as ``"eager"`` or ``"sdpa"``.
+        attn_implementation: Attention of transformers, such as ``"eager"``, ``"sdpa"`` or ``"flash_attention_2"``.
+        compile: Whether torch.compile is used.
+        threads: Threads of the CPU, for all of torch in this process; None leaves torch's as they are.
     """
 
     subfolder: str = ""
     dtype: str | None = None
     attn_implementation: str | None = None
+    compile: bool = False
+    threads: int | None = None
 
 
 EngineOptions = OnnxOptions | OpenVinoOptions | TorchOptions
@@ -102,7 +110,7 @@ def parse_backend(name: str | None) -> Backend | None:
     Raises:
         OptionError: If there is no such backend.
     """
-    known = [str(backend) for backend in Backend]
+    known = [str(backend) for backend in ENGINES]
     if name is None:
         return None
     if name not in known:
@@ -110,13 +118,17 @@ def parse_backend(name: str | None) -> Backend | None:
     return Backend(name)
 
 
-def parse_model_kwargs(backend: Backend, given: Mapping[str, Any] | None) -> EngineOptions:
-    """Turn ``model_kwargs`` into the options of ``backend``.
+def parse_model_kwargs(
+    backend: Backend, given: Mapping[str, Any] | None, threads: int | None = None
+) -> EngineOptions:
+    """Turn ``model_kwargs``, and the number of threads, into the options of ``backend``.
 
     Raises:
         OptionError: If a key is unknown, belongs to another backend or another argument, or has a wrong value.
     """
     values = dict(given or {})
+    if threads is not None:
+        values["threads"] = threads
     if "torch_dtype" in values:
         values.setdefault("dtype", values.pop("torch_dtype"))
     known = [field.name for field in fields(_CLASSES[backend])]
@@ -146,6 +158,11 @@ def _check_types(values: Mapping[str, Any]) -> None:
             f"export is {values['export']!r}, expected True, False or None",
             "leave it out to convert only where there is no file",
         )
+    threads = values.get("threads")
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise OptionError(f"threads is {threads!r}", "a positive number, or None for all of the machine's")
+    if not isinstance(values.get("compile", False), bool):
+        raise OptionError(f"compile is {values['compile']!r}", "True or False")
     for key in ("file_name", "subfolder", "provider", "device", "attn_implementation"):
         if not isinstance(values.get(key), str | None):
             raise OptionError(

@@ -1,22 +1,54 @@
-"""Texts to features: tokenizer, engine and modules in a row."""
+"""Texts to features: tokenizer, engine and modules in a row, kept busy together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
-from stopt.runtime.batching import plan_batches
-from stopt.runtime.modules import Features, Module, load_modules
-from stopt.runtime.options import EngineOptions
-from stopt.runtime.sessions import Session, open_session
-from stopt.runtime.tokenizer import Batch, Ints, Text, TextTokenizer
-from stopt.spec import ModelSpec, Pooling
+import numpy as np
 
-__all__ = ["Pipeline"]
+from stopt.errors import OptionError
+from stopt.runtime.batching import BatchLimits, plan_batches
+from stopt.runtime.modules import AutoEncoder, Features, Module, load_modules
+from stopt.runtime.options import EngineOptions, OnnxOptions, OpenVinoOptions
+from stopt.runtime.sessions import Session, open_file, open_session
+from stopt.runtime.tokenizer import Batch, Ints, Text, TextTokenizer, Tokens
+from stopt.spec import ModelSpec, Pooling, PoolingMode
 
-# texts tokenised at a time: sorting needs many to choose from, memory wants few
-WINDOW = 16_384
+__all__ = ["Pipeline", "RunOptions"]
+
+# texts are tokenised a few batches ahead of the engine: enough to sort, little enough to start at once
+BATCHES_AHEAD = 16
+CHARACTERS_PER_TOKEN = 4  # in English; only how far ahead depends on it
+TEXTS_AHEAD = 64  # at least
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How texts are run.
+
+    Attributes:
+        prompt: Text that goes before each; of a pair, before the first.
+        batch_size: Texts in a batch at most; None leaves it to the budget of tokens.
+        max_batch_tokens: Tokens in a batch at most, padding included; None is what suits the engine.
+        show_progress: Draw a bar.
+        round_lengths: Whether batches may be padded beyond their longest text, to a length that the engine has seen.
+    """
+
+    prompt: str = ""
+    batch_size: int | None = None
+    max_batch_tokens: int | None = None
+    show_progress: bool = False
+    round_lengths: bool = True
+
+    def __post_init__(self) -> None:
+        for name, what in (("batch_size", "texts"), ("max_batch_tokens", "tokens")):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise OptionError(f"{name} is {value!r}", f"a positive number of {what}, or None")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +59,12 @@ class Pipeline:
         root: The model folder.
         spec: The model as data.
         tokenizer: Texts to batches.
-        session: Batches to token embeddings.
-        modules: Token embeddings to embeddings.
+        session: Batches to token embeddings, or further: modules that are in its graph.
+        modules: The modules that are not.
+        options: What the engine was opened with.
+        device: The device that was asked for.
+        routes: Pipelines of a Router's routes by name, this one among them; empty without one.
+        home: The folder that was asked for, where ``root`` is its conversion in the cache; None is ``root``.
     """
 
     root: Path
@@ -36,66 +72,213 @@ class Pipeline:
     tokenizer: TextTokenizer
     session: Session
     modules: tuple[Module, ...]
+    options: EngineOptions
+    device: str | None = None
+    routes: Mapping[str, Pipeline] = field(default_factory=lambda: MappingProxyType({}))
+    home: Path | None = None
 
     @classmethod
-    def open(cls, root: Path, spec: ModelSpec, options: EngineOptions, device: str | None = None) -> Pipeline:
-        """Open a model folder with one of the engines; errors are those of the parts."""
-        tokenizer = TextTokenizer(root, spec.tokenizer)
-        session = open_session(root, spec, options, device)
-        return cls(root, spec, tokenizer, session, load_modules(root, spec, session.constant))
+    def open(
+        cls,
+        root: Path,
+        spec: ModelSpec,
+        options: EngineOptions,
+        device: str | None = None,
+        *,
+        fused: bool = True,
+    ) -> Pipeline:
+        """Open a model folder with one of the engines; errors are those of the parts.
+
+        Args:
+            root: The model folder.
+            spec: The model.
+            options: The engine's options.
+            device: ``cpu``, ``cuda`` …; None leaves it to the engine.
+            fused: Whether modules may be put into the engine's graph; the features between them are lost then.
+        """
+        if not spec.routes:
+            session = open_session(root, spec, options, device, fused=fused)
+            return cls._assembled(root, spec, session, options, device)
+        # several tasks may be served by one route; several routes may begin with one transformer, which is then opened
+        # once, and what follows it stays outside of its graph
+        distinct = {id(route): route for route in spec.routes.values()}
+        fronts = [route.front for route in distinct.values()]
+        sessions: dict[object, Session] = {}
+        opened = {}
+        for number, route in distinct.items():
+            shared = fronts.count(route.front) > 1
+            key: object = route.front if shared else number
+            if key not in sessions:
+                sessions[key] = open_session(root, route, options, device, fused=fused and not shared)
+            opened[number] = cls._assembled(root, route, sessions[key], options, device)
+        routes = {name: opened[id(route)] for name, route in spec.routes.items()}
+        parts = (spec.front, spec.modules)
+        primary = next(each for each in routes.values() if (each.spec.front, each.spec.modules) == parts)
+        return replace(primary, spec=spec, routes=MappingProxyType(routes))
+
+    @classmethod
+    def _assembled(
+        cls, root: Path, spec: ModelSpec, session: Session, options: EngineOptions, device: str | None
+    ) -> Pipeline:
+        modules = load_modules(root, spec.modules[session.fused :], session.constant)
+        return cls(root, spec, TextTokenizer(root, spec.tokenizer), session, modules, options, device)
+
+    def with_file(self, file: Path, options: OnnxOptions | OpenVinoOptions) -> Pipeline:
+        """Return the same model served on the CPU from a converted file, wherever that is."""
+        session = open_file(file, options, "cpu", self.root, self.spec)
+        return self._assembled(self.root, self.spec, session, options, "cpu")
 
     def with_max_seq_length(self, length: int | None) -> Pipeline:
         """Return the same model cutting texts after ``length`` tokens."""
         tokenizer = self.tokenizer.with_max_seq_length(length)
-        return replace(self, spec=replace(self.spec, tokenizer=tokenizer.spec), tokenizer=tokenizer)
+        routes = {name: route.with_max_seq_length(length) for name, route in self.routes.items()}
+        spec = replace(self.spec, tokenizer=tokenizer.spec)
+        return replace(self, spec=spec, tokenizer=tokenizer, routes=MappingProxyType(routes))
 
-    def with_include_prompt(self, include: bool) -> Pipeline:
-        """Return the same model pooling over the prompt's tokens, or not."""
+    def with_max_active_dims(self, count: int) -> Pipeline:
+        """Return the same model with another number of values kept by its sparse autoencoder, if it has one."""
         modules = tuple(
-            replace(module, include_prompt=include) if isinstance(module, Pooling) else module
-            for module in self.spec.modules
+            replace(module, spec=replace(module.spec, k=count)) if isinstance(module, AutoEncoder) else module
+            for module in self.modules
         )
-        spec = replace(self.spec, modules=modules)
-        return replace(self, spec=spec, modules=load_modules(self.root, spec, self.session.constant))
+        return replace(self, modules=modules)
 
     def run(self, batch: Batch) -> Features:
         """Run one batch through the engine and the modules.
 
         Returns:
-            Features as sentence-transformers names them, the batch's own included.
+            Features as sentence-transformers names them, the batch's own included; those that stay inside of the
+            engine's graph are not there.
         """
+        return self._complete(batch, self.session.run(batch))
+
+    def _complete(self, batch: Batch, found: Features) -> Features:
         features: Features = {
             "input_ids": batch.input_ids,
             "token_type_ids": batch.token_type_ids,
             "prompt_length": batch.prompt_length,
-            **self.session.run(batch),
+            **found,
         }
-        if "token_embeddings" not in features:  # the graph has its modules inside
-            return features
         for module in self.modules:
             features = module(features)
         return features
 
     def stream(
-        self, texts: Sequence[Text], *, prompt: str = "", batch_size: int = 32, max_tokens: int | None = None
+        self, texts: Sequence[Text], options: RunOptions | None = None
     ) -> Iterator[tuple[Ints, Features]]:
-        """Run texts in batches of similar length.
-
-        Args:
-            texts: Texts or pairs; the prompt goes before the first of a pair.
-            prompt: Text to put before each.
-            batch_size: Texts in a batch at most.
-            max_tokens: Tokens in a batch at most, padding included.
+        """Run texts in batches of similar length, the engine always a few batches ahead.
 
         Yields:
             Positions in ``texts`` of a batch's rows, and the batch's features.
         """
-        prompt_length = self.tokenizer.count_prompt(prompt) if prompt else 0
-        for start in range(0, len(texts), WINDOW):
-            tokens = self.tokenizer.tokenize(_prefixed(texts[start : start + WINDOW], prompt))
-            for rows in plan_batches([len(row) for row in tokens], batch_size, max_tokens):
-                batch = self.tokenizer.pad([tokens[row] for row in rows], prompt_length)
-                yield start + rows, self.run(batch)
+        options = options or RunOptions()
+        if not options.show_progress:
+            yield from self._stream(texts, options)
+            return
+        from tqdm import tqdm
+
+        with tqdm(total=len(texts), desc="Encoding", unit="text") as bar:
+            for rows, features in self._stream(texts, options):
+                yield rows, features
+                bar.update(len(rows))
+
+    def _stream(self, texts: Sequence[Text], options: RunOptions) -> Iterator[tuple[Ints, Features]]:
+        prompt_length = self.tokenizer.count_prompt(options.prompt) if options.prompt else 0
+        limits = self._limits(options)
+        if len(texts) == 1:  # a query: nothing to sort, nothing to overlap
+            tokens = self.tokenizer.tokenize(_prefixed(texts, options.prompt))
+            yield np.zeros(1, np.int64), self.run(self._padded(tokens, limits, prompt_length))
+            return
+        waiting: deque[tuple[Ints, Batch]] = deque()
+
+        def batches() -> Iterator[Batch]:
+            for rows, tokens in self._batches(texts, options.prompt, limits):
+                batch = self._padded(tokens, limits, prompt_length)
+                waiting.append((rows, batch))
+                yield batch
+
+        for found in self.session.map(batches()):
+            rows, batch = waiting.popleft()
+            yield rows, self._complete(batch, found)
+
+    def _batches(
+        self, texts: Sequence[Text], prompt: str, limits: BatchLimits
+    ) -> Iterator[tuple[Ints, list[Tokens]]]:
+        """Tokenise texts in order of characters, a few batches' worth at a time, and batch them in order of tokens."""
+        lengths = np.fromiter((_characters(text) for text in texts), np.int64, len(texts))
+        order = np.argsort(-lengths, kind="stable")
+        rows, tokens = np.empty(0, np.int64), list[Tokens]()
+        start = 0
+        for end in _portions(lengths[order], limits):
+            new = order[start:end]
+            start = end
+            rows = np.concatenate([rows, new])
+            tokens += self.tokenizer.tokenize(_prefixed([texts[row] for row in new], prompt), new.tolist())
+            plan = list(plan_batches([len(row) for row in tokens], limits))
+            # the last batch may be short: it waits for texts of its length, unless there are no more
+            rest = plan.pop() if end < len(order) else np.empty(0, np.int64)
+            for chosen in plan:
+                yield rows[chosen], [tokens[each] for each in chosen]
+            rows, tokens = rows[rest], [tokens[each] for each in rest]
+
+    def _padded(self, tokens: Sequence[Tokens], limits: BatchLimits, prompt_length: int) -> Batch:
+        length = limits.length(max(map(len, tokens)))
+        limit = self.spec.tokenizer.max_seq_length
+        return self.tokenizer.pad(tokens, prompt_length, length if limit is None else min(length, limit))
+
+    def _limits(self, options: RunOptions) -> BatchLimits:
+        limits = replace(self.session.limits, texts=options.batch_size)
+        if options.max_batch_tokens is not None:
+            limits = replace(limits, tokens=options.max_batch_tokens)
+        if options.round_lengths and not self._padding_counts:
+            return limits
+        return replace(limits, length_step=1)
+
+    @property
+    def _padding_counts(self) -> bool:
+        """Whether padding changes vectors: weightedmean numbers the columns, those of padding on the left included."""
+        pooled = (
+            mode for module in self.spec.modules if isinstance(module, Pooling) for mode in module.modes
+        )
+        return self.spec.tokenizer.padding_side == "left" and PoolingMode.WEIGHTED_MEAN in pooled
+
+    def without_fusing(self) -> Pipeline:
+        """Return the same model with every module outside of the engine's graph, so that all features can be seen."""
+        if not self.session.fused:
+            return self
+        return Pipeline.open(self.root, self.spec, self.options, self.device, fused=False)
+
+    def with_include_prompt(self, include: bool) -> Pipeline:
+        """Return the same model pooling over the prompt's tokens, or not."""
+        spec = _including_prompt(self.spec, include)
+        return Pipeline.open(self.root, spec, self.options, self.device)
+
+
+def _including_prompt(spec: ModelSpec, include: bool) -> ModelSpec:
+    modules = tuple(
+        replace(module, include_prompt=include) if isinstance(module, Pooling) else module
+        for module in spec.modules
+    )
+    routes = {name: _including_prompt(route, include) for name, route in spec.routes.items()}
+    return replace(spec, modules=modules, routes=MappingProxyType(routes))
+
+
+def _portions(lengths: Ints, limits: BatchLimits) -> list[int]:
+    """Where to end each portion of texts that is tokenised at once, given their lengths in characters."""
+    if limits.tokens is None:
+        return [len(lengths)]
+    budget = BATCHES_AHEAD * limits.tokens * CHARACTERS_PER_TOKEN
+    sums = np.cumsum(lengths)
+    ends, start = list[int](), 0
+    while start < len(lengths):
+        reached = int(np.searchsorted(sums, (sums[start - 1] if start else 0) + budget, side="right"))
+        start = min(len(lengths), max(reached, start + TEXTS_AHEAD))
+        ends.append(start)
+    return ends
+
+
+def _characters(text: Text) -> int:
+    return len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
 
 
 def _prefixed(texts: Sequence[Text], prompt: str) -> Sequence[Text]:

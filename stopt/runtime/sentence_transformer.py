@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from stopt.embeddings.call import CallRanges
 from stopt.embeddings.similarity import pairwise_similarity, similarity
-from stopt.errors import OptionError, StoptWarning, suggest
+from stopt.errors import OptionError, suggest
 from stopt.runtime.arrays import Array
 from stopt.runtime.encoding import EncodeOptions, encode
-from stopt.runtime.loading import LoadRequest, check_length, open_pipeline
-from stopt.runtime.pipeline import Pipeline
-from stopt.spec import Similarity, merge_prompts
+from stopt.runtime.loading import LoadRequest
+from stopt.runtime.model import Model
+from stopt.spec import ModelKind, Similarity
 
 __all__ = ["SentenceTransformer"]
 
-logger = logging.getLogger("stopt")
 
-_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
-
-
-class SentenceTransformer:
+class SentenceTransformer(Model):
     """A dense embedding model, served by ONNX Runtime, OpenVINO or torch.
 
     Keywords and methods are sentence-transformers' own; the README lists the few differences, the main one being that
@@ -45,10 +41,13 @@ class SentenceTransformer:
         token: Hub token.
         local_files_only: Use cached files only.
         trust_remote_code: Accepted for compatibility; code from a model is never run.
+        threads: Threads of the CPU; None is all that this process may use, a container's quota respected.
 
     Raises:
         StoptError: If the model cannot be found, read or opened; see :mod:`stopt.errors`.
     """
+
+    kind = ModelKind.DENSE
 
     def __init__(
         self,
@@ -67,13 +66,8 @@ class SentenceTransformer:
         token: str | bool | None = None,
         local_files_only: bool = False,
         trust_remote_code: bool = False,
+        threads: int | None = None,
     ) -> None:
-        if trust_remote_code:
-            warnings.warn(
-                "stopt never runs code from a model; trust_remote_code has no effect",
-                StoptWarning,
-                stacklevel=2,
-            )
         request = LoadRequest(
             model_name_or_path,
             backend,
@@ -84,16 +78,10 @@ class SentenceTransformer:
             token,
             cache_folder,
             local_files_only,
+            threads,
         )
-        self._pipeline = open_pipeline(request)
+        super().__init__(request, prompts, default_prompt_name, trust_remote_code=trust_remote_code)
         spec = self._pipeline.spec
-        self.prompts = merge_prompts(prompts, spec.prompts, ("query", "document"))
-        self.default_prompt_name = default_prompt_name or spec.default_prompt_name
-        if self.default_prompt_name is not None and self.default_prompt_name not in self.prompts:
-            raise OptionError(
-                f"default_prompt_name {self.default_prompt_name!r} is not among the prompts",
-                suggest(self.default_prompt_name, list(self.prompts)),
-            )
         self.truncate_dim = spec.truncate_dim if truncate_dim is None else truncate_dim
         self._similarity = spec.similarity
         if similarity_fn_name is not None:
@@ -106,7 +94,7 @@ class SentenceTransformer:
         inputs: Any = None,
         prompt_name: str | None = None,
         prompt: str | None = None,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         show_progress_bar: bool | None = None,
         output_value: str | None = "sentence_embedding",
         precision: str | None = "float32",
@@ -116,6 +104,9 @@ class SentenceTransformer:
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
         *,
+        max_batch_tokens: int | None = None,
+        task: str | None = None,
+        ranges: CallRanges = None,
         sentences: Any = None,
     ) -> Any:
         """Turn texts into embeddings.
@@ -124,7 +115,7 @@ class SentenceTransformer:
             inputs: A text; or a list, tuple or array of texts and pairs of texts.
             prompt_name: Name of the prompt to put before each text.
             prompt: The prompt itself; wins over ``prompt_name``.
-            batch_size: Texts that are run together, at most.
+            batch_size: Texts that are run together, at most; None leaves it to ``max_batch_tokens``.
             show_progress_bar: Draw one; None does where logging is at INFO or finer.
             output_value: ``"sentence_embedding"``; ``"token_embeddings"`` for one (T, D) array per text, trailing
                 padding cut; None for one dict per text with every feature.
@@ -134,6 +125,11 @@ class SentenceTransformer:
             device: Only the device that the model is on; another is an error.
             normalize_embeddings: Scale embeddings to unit length, after truncation.
             truncate_dim: Leading dimensions to keep; None is the model's ``truncate_dim``.
+            max_batch_tokens: Tokens that are run together, padding included, at most; None is what suits the engine.
+            task: Route to take, of a model with a Router.
+            ranges: :class:`~stopt.Ranges` of the dimensions for int8 and uint8, or their array (2, E); None is those
+                that ``stopt calibrate`` stored with the model, else those of this call's embeddings if they are 100
+                or more; ``"call"`` is those of this call's, however few, as in sentence-transformers.
             sentences: Older name of ``inputs``.
 
         Returns:
@@ -142,37 +138,30 @@ class SentenceTransformer:
 
         Raises:
             InputError: If something is not a text; says which.
-            OptionError: If an option's value is wrong.
+            OptionError: If an option's value is wrong, or there are no ranges that hold for such embeddings.
         """
         if sentences is not None:
             warnings.warn("sentences= is now called inputs=", DeprecationWarning, stacklevel=2)
             inputs = sentences if inputs is None else inputs
-        if device is not None and not _names(str(device), self.device):
-            raise OptionError(
-                f"the model is on {self.device!r}, not on {device!r}",
-                "give device= to the constructor instead",
-            )
+        self._check_device(device)
         options = EncodeOptions(
-            prompt=self._prompt(prompt, prompt_name),
-            batch_size=batch_size,
-            show_progress=logger.isEnabledFor(logging.INFO)
-            if show_progress_bar is None
-            else show_progress_bar,
+            run=self._run_options(prompt_name, prompt, batch_size, max_batch_tokens, show_progress_bar),
             output_value=output_value,
             precision=precision,
             as_numpy=convert_to_numpy and not convert_to_tensor,
             as_tensor=convert_to_tensor,
             normalize=normalize_embeddings,
             truncate_dim=self.truncate_dim if truncate_dim is None else truncate_dim,
+            ranges=ranges,
         )
-        return encode(self._pipeline, inputs, options)
+        return encode(self._route(task), inputs, options)
 
     def encode_query(
         self,
         inputs: Any,
         prompt_name: str | None = None,
         prompt: str | None = None,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         show_progress_bar: bool | None = None,
         output_value: str | None = "sentence_embedding",
         precision: str | None = "float32",
@@ -181,13 +170,14 @@ class SentenceTransformer:
         device: str | None = None,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
+        *,
+        max_batch_tokens: int | None = None,
+        ranges: CallRanges = None,
     ) -> Any:
         """Encode with the prompt named ``query``, unless another is given; see :meth:`encode`."""
-        if prompt is None and prompt_name is None and "query" in self.prompts:
-            prompt_name = "query"
         return self.encode(
             inputs,
-            prompt_name,
+            self._query_prompt(prompt, prompt_name),
             prompt,
             batch_size,
             show_progress_bar,
@@ -198,6 +188,9 @@ class SentenceTransformer:
             device,
             normalize_embeddings,
             truncate_dim,
+            max_batch_tokens=max_batch_tokens,
+            task="query" if self._pipeline.routes else None,
+            ranges=ranges,
         )
 
     def encode_document(
@@ -205,7 +198,7 @@ class SentenceTransformer:
         inputs: Any,
         prompt_name: str | None = None,
         prompt: str | None = None,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         show_progress_bar: bool | None = None,
         output_value: str | None = "sentence_embedding",
         precision: str | None = "float32",
@@ -214,13 +207,14 @@ class SentenceTransformer:
         device: str | None = None,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
+        *,
+        max_batch_tokens: int | None = None,
+        ranges: CallRanges = None,
     ) -> Any:
         """Encode with the prompt named ``document``, ``passage`` or ``corpus``, unless another is given; see :meth:`encode`."""
-        if prompt is None and prompt_name is None:
-            prompt_name = next((name for name in _DOCUMENT_PROMPTS if name in self.prompts), None)
         return self.encode(
             inputs,
-            prompt_name,
+            self._document_prompt(prompt, prompt_name),
             prompt,
             batch_size,
             show_progress_bar,
@@ -231,19 +225,10 @@ class SentenceTransformer:
             device,
             normalize_embeddings,
             truncate_dim,
+            max_batch_tokens=max_batch_tokens,
+            task="document" if self._pipeline.routes else None,
+            ranges=ranges,
         )
-
-    def _prompt(self, prompt: str | None, name: str | None) -> str:
-        if prompt is not None:
-            if name is not None:
-                warnings.warn("both prompt and prompt_name given; prompt is used", StoptWarning, stacklevel=3)
-            return prompt
-        name = self.default_prompt_name if name is None else name
-        if name is None:
-            return ""
-        if name not in self.prompts:
-            raise OptionError(f"there is no prompt named {name!r}", suggest(name, list(self.prompts)))
-        return self.prompts[name]
 
     # -- comparing -----------------------------------------------------------------------------------------
 
@@ -269,19 +254,6 @@ class SentenceTransformer:
 
     # -- what it is ----------------------------------------------------------------------------------------
 
-    @property
-    def max_seq_length(self) -> int | None:
-        """Tokens after which a text is cut, special tokens included; None is no limit."""
-        return self._pipeline.spec.tokenizer.max_seq_length
-
-    @max_seq_length.setter
-    def max_seq_length(self, length: int) -> None:
-        self._pipeline = self._pipeline.with_max_seq_length(check_length(length, self._pipeline.spec))
-
-    def get_max_seq_length(self) -> int | None:
-        """Return :attr:`max_seq_length`."""
-        return self.max_seq_length
-
     def get_embedding_dimension(self) -> int:
         """Return the width of an embedding, ``truncate_dim`` considered."""
         width = self._pipeline.spec.embedding_dimension
@@ -295,33 +267,5 @@ class SentenceTransformer:
         """Let the prompt's tokens count in pooling, or not."""
         self._pipeline = self._pipeline.with_include_prompt(include_prompt)
 
-    def get_backend(self) -> str:
-        """Return the engine: ``torch``, ``onnx`` or ``openvino``."""
-        return self._pipeline.session.backend.value
-
-    @property
-    def device(self) -> str:
-        """Where the engine runs, in its own words."""
-        return self._pipeline.session.device
-
-    @property
-    def file(self) -> Path:
-        """The file that is served; for torch the folder of the weights."""
-        return self._pipeline.session.file
-
-    @property
-    def pipeline(self) -> Pipeline:
-        """The parts it is made of, for tools that need them."""
-        return self._pipeline
-
-    def __repr__(self) -> str:
-        session = self._pipeline.session
-        return (
-            f"SentenceTransformer({session.file}, backend={session.backend.value!r}, device={session.device!r}, "
-            f"precision={session.precision!r}, dimension={self.get_embedding_dimension()})"
-        )
-
-
-def _names(device: str, actual: str) -> bool:
-    """Whether ``device`` names the device that an engine runs on: in its own words, or by kind (``cpu``)."""
-    return device == actual or (":" not in device and actual.lower().startswith(device.lower()))
+    def _dimension(self) -> int:
+        return self.get_embedding_dimension()

@@ -82,6 +82,12 @@ class _Template:
     type_ids: tuple[int, ...]
 
     @classmethod
+    def bare(cls, texts: int) -> _Template:
+        """Return a template without special tokens."""
+        nothing = Tokens(np.empty(0, np.int64), np.empty(0, np.int64))
+        return cls((nothing,) * (texts + 1), (0,) * texts)
+
+    @classmethod
     def learn(cls, tokenizer: Tokenizer, probes: tuple[str, ...]) -> _Template | None:
         """Look at what the post-processor does to texts with tokens; None if they have none."""
         encoding = tokenizer.encode(*probes)
@@ -139,6 +145,8 @@ class TextTokenizer:
         self.special_ids = frozenset(number for number in named if number is not None)
 
     def _template(self, texts: int) -> _Template:
+        if not self.spec.add_special_tokens:
+            return _Template.bare(texts)
         for probe in _PROBES:
             if template := _Template.learn(self._tokenizer, (probe,) * texts):
                 return template
@@ -158,17 +166,19 @@ class TextTokenizer:
         other.spec = replace(self.spec, max_seq_length=length)
         return other
 
-    def tokenize(self, texts: Sequence[Text]) -> list[Tokens]:
-        """Tokenise texts and pairs of texts, special tokens included, each cut to ``max_seq_length``.
+    def tokenize(self, texts: Sequence[Text], positions: Sequence[int] | None = None) -> list[Tokens]:
+        """Tokenise texts and pairs of texts, special tokens included where the model has them, each cut to ``max_seq_length``.
 
         Args:
             texts: Texts, or (first, second) pairs, which share the limit and are cut longest first.
+            positions: Where they stand in the caller's list, for messages; None is 0, 1, 2 …
 
         Raises:
             InputError: If a text has a lone surrogate, which no UTF-8 reader can represent.
         """
         parts = [part for text in texts for part in ((text,) if isinstance(text, str) else text)]
-        owners = [index for index, text in enumerate(texts) for _ in range(1 if isinstance(text, str) else 2)]
+        numbered = zip(range(len(texts)) if positions is None else positions, texts, strict=True)
+        owners = [int(index) for index, text in numbered for _ in range(1 if isinstance(text, str) else 2)]
         tokens = iter(self._ids(parts, owners))
         rows = []
         for text in texts:
@@ -186,6 +196,11 @@ class TextTokenizer:
         """Return how many leading tokens belong to ``prompt``: its own, without a special token at its end."""
         ids = self.tokenize([prompt])[0].ids
         return len(ids) - 1 if len(ids) and int(ids[-1]) in self.special_ids else len(ids)
+
+    def token(self, number: int) -> str | None:
+        """Return the token with an id; None where the vocabulary has none."""
+        token: str | None = self._tokenizer.id_to_token(number)
+        return token
 
     def pad(self, rows: Sequence[Tokens], prompt_length: int = 0, length: int | None = None) -> Batch:
         """Put tokenised texts into one rectangle.

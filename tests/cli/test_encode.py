@@ -145,7 +145,7 @@ def test_no_text_has_the_shape_that_texts_would_have(run, served, tmp_path, prec
     ("args", "keywords"),
     [
         (["--precision", "binary"], {"precision": "binary"}),
-        (["--precision", "uint8"], {"precision": "uint8"}),
+        (["--precision", "uint8", "--ranges-from-call"], {"precision": "uint8", "ranges": "call"}),
         (["--truncate-dim", "8"], {"truncate_dim": 8}),
         (["--normalize-embeddings"], {"normalize_embeddings": True}),
         (["--prompt", "say: "], {"prompt": "say: "}),

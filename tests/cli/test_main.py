@@ -38,6 +38,7 @@ ERRORS = {
     errors.ConversionError("it broke", "mend it"): 1,
     errors.MissingExtra("it broke: torch", "torch"): 1,
     errors.ParityError("it broke", "mend it", None): 3,
+    errors.SpaceError("it broke", "mend it"): 3,
     errors.UntrustedModel("it broke", "mend it"): 4,
     errors.CorruptModel("it broke", "mend it"): 4,
 }

@@ -6,7 +6,9 @@ module alone, when it is opened.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, assert_never
 
@@ -16,12 +18,35 @@ import numpy.typing as npt
 from stopt.artifact import locate
 from stopt.errors import CorruptModel, MissingExtra, OptionError
 from stopt.runtime.arrays import Array
-from stopt.runtime.modules import Features
+from stopt.runtime.batching import BatchLimits
+from stopt.runtime.modules import Features, without_prompt
 from stopt.runtime.options import EngineOptions, OnnxOptions, OpenVinoOptions, TorchOptions
 from stopt.runtime.tokenizer import Batch
-from stopt.spec import Backend, ModelSpec
+from stopt.spec import (
+    SENTENCE,
+    Backend,
+    ModelKind,
+    ModelSpec,
+    SparseStaticEmbedding,
+    StaticEmbedding,
+    Task,
+    TransformerSpec,
+)
 
-__all__ = ["Session", "feed", "open_file", "open_session", "result_names"]
+__all__ = [
+    "Session",
+    "batches_within",
+    "feed",
+    "open_file",
+    "open_session",
+    "overlapped",
+    "result_name",
+    "tokens_within",
+]
+
+
+# values that a batch's output may have inside of an engine
+WIDEST_OUTPUT = 2**24
 
 
 class Session(Protocol):
@@ -43,26 +68,43 @@ class Session(Protocol):
     def precision(self) -> str:
         """Dtype of the arithmetic, as far as the engine tells."""
 
+    @property
+    def fused(self) -> int:
+        """How many of the model's modules, from the first, are in the engine's graph."""
+
+    @property
+    def limits(self) -> BatchLimits:
+        """Batches that suit the engine."""
+
     def run(self, batch: Batch) -> Features:
         """Run one batch.
 
         Returns:
-            ``token_embeddings`` (B, T, D) or, from a graph with pooling in it, ``sentence_embedding`` (B, E); and
-            ``attention_mask`` (B, T); all in the engine's own array type.
+            ``token_embeddings`` (B, T, D), ``scores`` (B, labels) or, from a graph with pooling in it,
+            ``sentence_embedding`` (B, E); and ``attention_mask`` (B, T); all in the engine's own array type.
+        """
+
+    def map(self, batches: Iterable[Batch]) -> Iterator[Features]:
+        """Run many batches, several at a time where the engine can; results in the order of the batches.
+
+        Batches are taken from the iterable in the caller's thread, a few ahead of the results.
         """
 
     def constant(self, array: npt.NDArray[np.float32]) -> Array:
         """Turn weights into an array that fits what :meth:`run` returns: its type, dtype and device."""
 
 
-def open_session(root: Path, spec: ModelSpec, options: EngineOptions, device: str | None = None) -> Session:
-    """Open the file that ``options`` name with the engine that they belong to.
+def open_session(
+    root: Path, spec: ModelSpec, options: EngineOptions, device: str | None = None, *, fused: bool = True
+) -> Session:
+    """Open the file that ``options`` name with the engine that they belong to; a table that has none needs no engine.
 
     Args:
         root: The model folder.
         spec: The model.
         options: One of the engines' options.
         device: ``cpu``, ``cuda``, ``cuda:1`` …; None leaves it to the options and the engine.
+        fused: Whether the model's modules may be put into the engine's graph.
 
     Raises:
         MissingExtra: If the engine is not installed.
@@ -70,6 +112,14 @@ def open_session(root: Path, spec: ModelSpec, options: EngineOptions, device: st
         CorruptModel: If the engine cannot read it.
         OptionError: If the provider or device is not there.
     """
+    if isinstance(spec.front, SparseStaticEmbedding):
+        from stopt.runtime.sessions.table import SparseTableSession
+
+        return SparseTableSession(root, spec.front)
+    if isinstance(spec.front, StaticEmbedding) and isinstance(options, TorchOptions):
+        from stopt.runtime.sessions.table import TableSession
+
+        return TableSession(root, spec.front)
     if isinstance(options, TorchOptions):
         require("torch", "torch")
         require("transformers", "torch")
@@ -77,24 +127,60 @@ def open_session(root: Path, spec: ModelSpec, options: EngineOptions, device: st
 
         return TorchSession(root, spec, options, device)
     backend = Backend.ONNX if isinstance(options, OnnxOptions) else Backend.OPENVINO
-    return open_file(locate(root, backend, options.file_name, options.subfolder), options, device)
+    file = locate(root, backend, options.file_name, options.subfolder, spec.front.path)
+    return open_file(file, options, device, root, spec, fused=fused)
 
 
-def open_file(file: Path, options: OnnxOptions | OpenVinoOptions, device: str | None = None) -> Session:
-    """Open a converted file, wherever it is; otherwise as :func:`open_session`."""
+def open_file(
+    file: Path,
+    options: OnnxOptions | OpenVinoOptions,
+    device: str | None,
+    root: Path,
+    spec: ModelSpec,
+    *,
+    fused: bool = True,
+) -> Session:
+    """Open a converted file of a model, wherever it is; otherwise as :func:`open_session`."""
+    from stopt.heads import build_head
+
+    head = build_head(root, spec) if fused else None
     match options:
         case OnnxOptions():
             require("onnxruntime", "onnx")
             from stopt.runtime.sessions.onnx import OnnxSession
 
-            return OnnxSession(file, options, device)
+            return OnnxSession(file, spec, options, device, head)
         case OpenVinoOptions():
             require("openvino", "openvino")
             from stopt.runtime.sessions.openvino import OpenVinoSession
 
-            return OpenVinoSession(file, options, device)
+            return OpenVinoSession(file, spec, options, device, head)
         case _:
             assert_never(options)
+
+
+def overlapped(
+    batches: Iterable[Batch], submit: Callable[[Batch], Callable[[], Features]], depth: int
+) -> Iterator[Features]:
+    """Keep up to ``depth`` batches in the engine; yield their results in order.
+
+    Args:
+        batches: What to run.
+        submit: Starts a batch; what it returns waits for the result.
+        depth: Batches that have been started and not been waited for.
+    """
+    started: deque[Callable[[], Features]] = deque()
+    try:
+        for batch in batches:
+            started.append(submit(batch))
+            if len(started) >= depth:
+                yield started.popleft()()
+        while started:
+            yield started.popleft()()
+    finally:  # an error, or a caller that stops early: nothing may run on with arrays that go away
+        for wait in started:
+            with suppress(Exception):
+                wait()
 
 
 def require(package: str, extra: str) -> None:
@@ -128,6 +214,8 @@ def feed(batch: Batch, inputs: Sequence[str], file: Path) -> dict[str, npt.NDArr
                 arrays[name] = batch.token_type_ids
             case "position_ids":
                 arrays[name] = batch.position_ids
+            case "pooling_mask":
+                arrays[name] = without_prompt(batch.attention_mask, batch.prompt_length)
             case _:
                 raise CorruptModel(
                     f"{file} wants the input {name!r}, which an encoder has no values for",
@@ -136,23 +224,56 @@ def feed(batch: Batch, inputs: Sequence[str], file: Path) -> dict[str, npt.NDArr
     return arrays
 
 
-def result_names(outputs: Sequence[str], file: Path) -> dict[str, str]:
-    """Map a graph's output to the feature that it is.
+def result_name(outputs: Sequence[str], file: Path, spec: ModelSpec) -> tuple[str, str]:
+    """Find the output of a graph that is used.
 
-    Token embeddings are preferred where a graph has both: pooling is then ours, prompts and all.
+    What the transformer gives is preferred where a graph has pooled it too: pooling is then ours, prompts and all.
+
+    Args:
+        outputs: Names of the graph's outputs.
+        file: The graph's file.
+        spec: The model.
+
+    Returns:
+        The output's name, and the feature that it is.
 
     Raises:
-        CorruptModel: If neither is there.
+        CorruptModel: If it is not there.
     """
-    for name in ("last_hidden_state", "token_embeddings"):
+    plain = _OUTPUTS[spec.front.task] if isinstance(spec.front, TransformerSpec) else ()
+    wanted = (*plain, *_POOLED[spec.kind])
+    for name in wanted:
         if name in outputs:
-            return {name: "token_embeddings"}
-    if "sentence_embedding" in outputs:
-        return {"sentence_embedding": "sentence_embedding"}
+            return name, spec.front.target if name in plain else spec.feature
     raise CorruptModel(
-        f"{file} has the outputs {', '.join(outputs)}; expected last_hidden_state, token_embeddings or sentence_embedding",
-        "is it the graph of another kind of model?",
+        f"{file} has the outputs {', '.join(outputs)}; expected {' or '.join(wanted)}",
+        f"is it the graph of another model than the {spec.kind.value} model in this folder?",
     )
+
+
+# a task's output under the names that exporters give it, and what graphs that pool by themselves call theirs
+_OUTPUTS: Mapping[Task, tuple[str, ...]] = {
+    Task.FEATURES: ("last_hidden_state", "token_embeddings"),
+    Task.MASKED_LM: ("logits", "token_embeddings"),
+    Task.CLASSIFICATION: ("logits", "scores"),
+}
+_POOLED: Mapping[ModelKind, tuple[str, ...]] = {
+    ModelKind.DENSE: (SENTENCE,),
+    ModelKind.SPARSE: (SENTENCE,),
+    ModelKind.CROSS_ENCODER: (),
+}
+
+
+def tokens_within(tokens: int, spec: ModelSpec) -> int:
+    """The budget of a batch where a token's output is wide: logits over a vocabulary stay below 64 MiB."""
+    return max(1, min(tokens, WIDEST_OUTPUT // spec.front.width))
+
+
+def batches_within(threads: int, tokens: int, spec: ModelSpec) -> int:
+    """How many batches of ``tokens`` may run at a time: one per thread; of logits over a vocabulary, 64 MiB in all."""
+    if not isinstance(spec.front, TransformerSpec) or spec.front.task is not Task.MASKED_LM:
+        return threads
+    return max(1, min(threads, WIDEST_OUTPUT // (tokens * spec.front.width)))
 
 
 def cpu_only(device: str | None, backend: Backend, hint: str) -> None:

@@ -2,79 +2,161 @@
 
 from __future__ import annotations
 
+import mmap
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
 from stopt.errors import CorruptModel, OptionError, suggest
+from stopt.heads import FINGERPRINT, SERVED, Head
+from stopt.heads.onnx import Onnx, fuse
 from stopt.runtime.arrays import Array
+from stopt.runtime.batching import BatchLimits
+from stopt.runtime.devices import describe_machine
 from stopt.runtime.modules import Features
 from stopt.runtime.options import OnnxOptions
-from stopt.runtime.sessions import feed, result_names
+from stopt.runtime.sessions import batches_within, feed, overlapped, result_name, tokens_within
 from stopt.runtime.tokenizer import Batch
-from stopt.spec import Backend
+from stopt.spec import SENTENCE, Backend, ModelSpec
 
 __all__ = ["OnnxSession"]
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
+_GPU_BATCH = 16_384
+
+# tokens of a batch that one thread runs; fewer leave it idle between operators, more leave the cache
+BATCH_TOKENS = 512
 
 
 class OnnxSession:
     """An .onnx file in ONNX Runtime.
 
+    On a CPU it is opened twice: with all threads on one batch, which answers a query soonest; and, when the first call
+    comes that has several batches, with one thread on each of as many batches, which gets most done.
+
     Args:
         file: The graph; external data lies beside it.
-        options: Provider and session options.
+        spec: The model.
+        options: Provider, threads and session options.
         device: ``cpu``, ``cuda`` or ``cuda:N``; must not contradict the provider.
+        head: Modules to put behind the graph.
     """
 
     backend = Backend.ONNX
 
-    def __init__(self, file: Path, options: OnnxOptions, device: str | None) -> None:
+    def __init__(
+        self, file: Path, spec: ModelSpec, options: OnnxOptions, device: str | None, head: Head | None
+    ) -> None:
         self.file = file
-        provider, provider_options = _choose_provider(options, device)
-        session_options = options.session_options or _session_options()
-        # CPU stays in the list for the operators that a GPU provider leaves to it; that the asked one took part is
-        # checked below, since ONNX Runtime only logs when it did not
-        providers = [(provider, provider_options)] + ([(_CPU, {})] if provider != _CPU else [])
-        try:
-            self._session = ort.InferenceSession(str(file), session_options, providers=providers)
-        except Exception as error:  # a dozen classes of the binding, none public
-            raise CorruptModel(
-                f"{file} cannot be opened by ONNX Runtime {ort.__version__}: {error}", _why(file, str(error))
-            ) from error
-        active = self._session.get_providers()
-        if provider not in active:
-            raise OptionError(
-                f"{provider} did not start; ONNX Runtime fell back to {', '.join(active)}",
-                "check the driver and libraries of that provider, or ask for provider='CPUExecutionProvider'",
-            )
-        self.device = provider
-        self._inputs = [node.name for node in self._session.get_inputs()]
-        self._results = result_names([node.name for node in self._session.get_outputs()], file)
-        first = next(node for node in self._session.get_outputs() if node.name in self._results)
-        self.precision = {"tensor(float)": "float32", "tensor(float16)": "float16"}.get(
-            first.type, first.type
-        )
+        self._options, self._head, self._spec = options, head, spec
+        self.device, self._provider_options = _choose_provider(options, device)
+        self._threads = options.threads or describe_machine().threads
+        self._alone = self._open(self._threads)
+        self._inputs = [node.name for node in self._alone.get_inputs()]
+        outputs = {node.name: node.type for node in self._alone.get_outputs()}
+        own = self._alone.get_modelmeta().custom_metadata_map.get(FINGERPRINT)
+        if head and SERVED + head.target in outputs:
+            self._output, self._feature, self.fused = SERVED + head.target, head.target, len(head.modules)
+        elif head and own == head.fingerprint:
+            self._output, self._feature, self.fused = head.target, head.target, len(head.modules)
+        else:
+            self._output, self._feature = result_name(list(outputs), file, spec)
+            # where there is nothing else it was pooled when it was made
+            self.fused = len(spec.modules) if self._feature == SENTENCE else 0
+        self.precision = _DTYPES.get(outputs[self._output], outputs[self._output])
+        tokens = BATCH_TOKENS if self.device == _CPU else _GPU_BATCH
+        self.limits = BatchLimits(tokens=tokens_within(tokens, spec))
+        self._opening = Lock()
 
     def run(self, batch: Batch) -> Features:
         """Run one batch; see :class:`~stopt.runtime.sessions.Session`."""
-        outputs = self._session.run(list(self._results), feed(batch, self._inputs, self.file))
-        return {
-            "attention_mask": batch.attention_mask,
-            **dict(zip(self._results.values(), outputs, strict=True)),
-        }
+        return self._run(self._alone, batch)
+
+    def map(self, batches: Iterable[Batch]) -> Iterator[Features]:
+        """Run many batches side by side; see :class:`~stopt.runtime.sessions.Session`."""
+        batches = iter(batches)
+        first = list(islice(batches, 2))
+        if len(first) < 2:
+            yield from map(self.run, first)
+            return
+        with self._opening:
+            session, workers = self._side_by_side
+
+        def submit(batch: Batch) -> Callable[[], Features]:
+            return workers.submit(self._run, session, batch).result
+
+        yield from overlapped(chain(first, batches), submit, 2 * self._threads)
 
     def constant(self, array: npt.NDArray[np.float32]) -> Array:
         """Weights for numpy modules: as they are."""
         return array
 
+    @cached_property
+    def _side_by_side(self) -> tuple[ort.InferenceSession, ThreadPoolExecutor]:
+        """A session whose runs take one thread each, and the threads; where outputs are wide, fewer with more each."""
+        workers = 1
+        if self.device == _CPU and self._options.session_options is None:
+            workers = batches_within(self._threads, BATCH_TOKENS, self._spec)
+        session = self._alone if workers == 1 else self._open(self._threads // workers)
+        return session, ThreadPoolExecutor(workers, thread_name_prefix="stopt-onnx")
 
-def _session_options() -> ort.SessionOptions:
+    def _run(self, session: ort.InferenceSession, batch: Batch) -> Features:
+        found = session.run([self._output], feed(batch, self._inputs, self.file))
+        return {"attention_mask": batch.attention_mask, self._feature: found[0]}
+
+    def _open(self, threads: int) -> ort.InferenceSession:
+        provider = self.device
+        # CPU stays in the list for the operators that a GPU provider leaves to it; that the asked one took part is
+        # checked below, since ONNX Runtime only logs when it did not
+        providers = [(provider, self._provider_options)] + ([(_CPU, {})] if provider != _CPU else [])
+        options = self._options.session_options or _session_options(threads, self.file)
+        source = self._fused_bytes() or str(self.file)
+        try:
+            session = ort.InferenceSession(source, options, providers=providers)
+        except Exception as error:  # a dozen classes of the binding, none public
+            raise CorruptModel(
+                f"{self.file} cannot be opened by ONNX Runtime {ort.__version__}: {error}",
+                _why(self.file, str(error)),
+            ) from error
+        active = session.get_providers()
+        if provider not in active:
+            raise OptionError(
+                f"{provider} did not start; ONNX Runtime fell back to {', '.join(active)}",
+                "check the driver and libraries of that provider, or ask for provider='CPUExecutionProvider'",
+            )
+        return session
+
+    def _fused_bytes(self) -> bytes | None:
+        """The file with the head behind its graph; None if there is none, or the graph cannot take it."""
+        if self._head is None:
+            return None
+        with self.file.open("rb") as file:
+            try:
+                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                model = Onnx.read(memoryview(data))
+            except ValueError:  # empty, or not ONNX: ONNX Runtime says in which way
+                return None
+        output, feature = result_name(list(model.outputs), self.file, self._spec)
+        if feature != self._head.source or model.metadata.get(FINGERPRINT) == self._head.fingerprint:
+            return None
+        return fuse(model, self._head, output, SERVED + self._head.target)
+
+
+def _session_options(threads: int, file: Path) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors; what matters of the rest is checked and raised
+    options.intra_op_num_threads = threads
+    # with as many shapes as texts have lengths, what these keep for each grows without end
+    options.enable_mem_pattern = False
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(file.parent))
     return options
 
 

@@ -2,81 +2,181 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, cached_property
+from itertools import chain, islice
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
 import openvino as ov
 
 from stopt.errors import CorruptModel, OptionError
+from stopt.heads import SERVED, Head
+from stopt.heads.openvino import fingerprint, fuse
 from stopt.runtime.arrays import Array
+from stopt.runtime.batching import BatchLimits
+from stopt.runtime.devices import describe_machine
 from stopt.runtime.modules import Features
 from stopt.runtime.options import OpenVinoOptions
-from stopt.runtime.sessions import feed, result_names
+from stopt.runtime.sessions import batches_within, feed, overlapped, result_name, tokens_within
 from stopt.runtime.tokenizer import Batch
-from stopt.spec import Backend
+from stopt.spec import SENTENCE, Backend, ModelSpec
 
 __all__ = ["OpenVinoSession"]
 
 _HINTS = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 _DTYPES = {"float": "float32", "float16": "float16", "bf16": "bfloat16", "f32": "float32", "f16": "float16"}
+# properties that settle how work is spread; where the caller sets one, it holds for every call
+_SPREADING = {"PERFORMANCE_HINT", "NUM_STREAMS", "PERFORMANCE_HINT_NUM_REQUESTS"}
+
+# tokens of a batch that one stream runs, and the step of its length: a new shape is planned anew
+BATCH_TOKENS = 1024
+LENGTH_STEP = 8
 
 
 class OpenVinoSession:
     """An .xml file, with its .bin, in OpenVINO.
 
+    On a CPU it is compiled twice: with all threads on one batch, which answers a query soonest; and, when the first
+    call comes that has several batches, with a stream of one thread for each of as many batches, which gets most done.
+
     Args:
         file: The .xml file.
-        options: Device, properties and precision.
+        spec: The model.
+        options: Device, properties, precision and threads.
         device: ``cpu`` or an OpenVINO device; must not contradict the options'.
+        head: Modules to put behind the model.
     """
 
     backend = Backend.OPENVINO
 
-    def __init__(self, file: Path, options: OpenVinoOptions, device: str | None) -> None:
+    def __init__(
+        self, file: Path, spec: ModelSpec, options: OpenVinoOptions, device: str | None, head: Head | None
+    ) -> None:
         self.file = file
+        self._spec, self._head = spec, head
         self.device = _choose_device(options, device)
         if not file.with_suffix(".bin").is_file():
             raise CorruptModel(
                 f"{file.with_suffix('.bin')} is missing, the weights of {file.name}", "fetch it too"
             )
-        config: dict[str, object] = {"PERFORMANCE_HINT": "LATENCY"}
-        if options.dtype not in (None, "auto"):
-            config["INFERENCE_PRECISION_HINT"] = _HINTS[str(options.dtype)]
-        config.update(options.ov_config or {})
-        try:
-            model = _core().read_model(str(file))
-        except RuntimeError as error:
-            hint = f"{file.name} or its .bin may be cut short: fetch both again, or export them with `stopt export --force`"
-            raise CorruptModel(
-                f"{file} cannot be read by OpenVINO {ov.__version__}: {_brief(error)}", hint
-            ) from error
+        self._threads = options.threads or describe_machine().threads
+        self._config = self._properties(options)
+        self._at_once = batches_within(self._threads, tokens_within(BATCH_TOKENS, spec), spec)
+        self._spread = (
+            self.device == "CPU" and self._at_once > 1 and not _SPREADING & {*(options.ov_config or {})}
+        )
+        model, self._output, self._feature, self.fused = self._read()
         self._inputs = [port.get_any_name() for port in model.inputs]
-        self._results = result_names([name for port in model.outputs for name in port.get_names()], file)
-        try:
-            self._compiled = _core().compile_model(model, self.device, config)
-        except (RuntimeError, TypeError) as error:
-            raise OptionError(
-                f"OpenVINO cannot compile {file.name} for {self.device} with {config}: {_brief(error)}",
-                f"devices here: {', '.join(_core().available_devices)}; properties are listed in OpenVINO's documentation",
-            ) from error
+        self._alone = self._compile(model, {"PERFORMANCE_HINT": "LATENCY"})
+        self._free = deque[ov.InferRequest]()
         self.precision = self._precision()
-
-    def _precision(self) -> str:
-        name = str(self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
-        return _DTYPES.get(name, name)
+        self.limits = BatchLimits(tokens=tokens_within(BATCH_TOKENS, spec), length_step=LENGTH_STEP)
+        self._opening = Lock()
 
     def run(self, batch: Batch) -> Features:
         """Run one batch; see :class:`~stopt.runtime.sessions.Session`."""
-        request = self._compiled.create_infer_request()
-        outputs = request.infer(feed(batch, self._inputs, self.file), share_inputs=True, share_outputs=False)
-        results = {feature: outputs[name] for name, feature in self._results.items()}
-        return {"attention_mask": batch.attention_mask, **results}
+        request = _taken(self._free, self._alone)
+        outputs = request.infer(feed(batch, self._inputs, self.file), share_inputs=True, share_outputs=True)
+        found = np.array(outputs[self._output])
+        self._free.append(request)
+        return {"attention_mask": batch.attention_mask, self._feature: found}
+
+    def map(self, batches: Iterable[Batch]) -> Iterator[Features]:
+        """Run many batches in streams side by side; see :class:`~stopt.runtime.sessions.Session`."""
+        batches = iter(batches)
+        first = list(islice(batches, 2))
+        if len(first) < 2:
+            yield from map(self.run, first)
+            return
+        with self._opening:
+            compiled, streams = self._streams
+        free = deque[ov.InferRequest]()
+
+        def submit(batch: Batch) -> Callable[[], Features]:
+            request = _taken(free, compiled)
+            inputs = feed(
+                batch, self._inputs, self.file
+            )  # kept by `wait` for as long as the engine reads them
+            request.start_async(inputs, share_inputs=True)
+
+            def wait() -> Features:
+                request.wait()
+                found = np.array(request.get_tensor(self._output).data)
+                inputs.clear()
+                free.append(request)
+                return {"attention_mask": batch.attention_mask, self._feature: found}
+
+            return wait
+
+        yield from overlapped(chain(first, batches), submit, 2 * streams)
 
     def constant(self, array: npt.NDArray[np.float32]) -> Array:
         """Weights for numpy modules: as they are."""
         return array
+
+    @cached_property
+    def _streams(self) -> tuple[ov.CompiledModel, int]:
+        """The model compiled for many batches at a time, and how many."""
+        if not self._spread:
+            return self._alone, int(self._alone.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        compiled = self._compile(self._read()[0], {"NUM_STREAMS": self._at_once})
+        # weights are arranged at the first inference, for all streams; that is not left to two of them at once
+        ones = np.ones((1, LENGTH_STEP), np.int64)
+        compiled.create_infer_request().infer(feed(Batch(ones, ones, 0 * ones), self._inputs, self.file))
+        return compiled, self._at_once
+
+    def _properties(self, options: OpenVinoOptions) -> dict[str, object]:
+        """OpenVINO's properties; float32 unless another precision is asked for, which it would not wait for itself."""
+        config: dict[str, object] = {}
+        if self.device == "CPU":
+            config["INFERENCE_NUM_THREADS"] = self._threads
+        if options.dtype != "auto":
+            config["INFERENCE_PRECISION_HINT"] = _HINTS[options.dtype or "float32"]
+        return {**config, **(options.ov_config or {})}
+
+    def _read(self) -> tuple[ov.Model, str, str, int]:
+        """The model with its head; its output, the feature that this is, and how many modules are inside."""
+        try:
+            model = _core().read_model(str(self.file))
+        except RuntimeError as error:
+            hint = f"{self.file.name} or its .bin may be cut short: fetch both again, or export them with `stopt export --force`"
+            raise CorruptModel(
+                f"{self.file} cannot be read by OpenVINO {ov.__version__}: {_brief(error)}", hint
+            ) from error
+        names = [name for port in model.outputs for name in port.get_names()]
+        output, feature = result_name(names, self.file, self._spec)
+        if (head := self._head) and feature == head.source:
+            if fingerprint(model) == head.fingerprint:
+                return model, head.target, head.target, len(head.modules)
+            name = SERVED + head.target
+            return fuse(model, head, output, name), name, head.target, len(head.modules)
+        return model, output, feature, len(self._spec.modules) if feature == SENTENCE else 0
+
+    def _compile(self, model: ov.Model, spreading: dict[str, object]) -> ov.CompiledModel:
+        config: dict[str, object] = {**spreading, **self._config}
+        try:
+            return _core().compile_model(model, self.device, config)
+        except (RuntimeError, TypeError) as error:
+            raise OptionError(
+                f"OpenVINO cannot compile {self.file.name} for {self.device} with {config}: {_brief(error)}",
+                f"devices here: {', '.join(_core().available_devices)}; properties are listed in OpenVINO's documentation",
+            ) from error
+
+    def _precision(self) -> str:
+        name = str(self._alone.get_property("INFERENCE_PRECISION_HINT").get_type_name())
+        return _DTYPES.get(name, name)
+
+
+def _taken(free: deque[ov.InferRequest], compiled: ov.CompiledModel) -> ov.InferRequest:
+    """A request that nobody uses; other threads may take one at the same moment."""
+    try:
+        return free.pop()
+    except IndexError:
+        return compiled.create_infer_request()
 
 
 @cache

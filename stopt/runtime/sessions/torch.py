@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,12 @@ import transformers
 from stopt.errors import CorruptModel, OptionError, SourceError, UnsupportedModel
 from stopt.folder import contained
 from stopt.runtime.arrays import Array
+from stopt.runtime.batching import BatchLimits
 from stopt.runtime.modules import Features
 from stopt.runtime.options import TorchOptions
+from stopt.runtime.sessions import tokens_within
 from stopt.runtime.tokenizer import Batch
-from stopt.spec import Backend, ModelSpec
+from stopt.spec import Backend, ModelSpec, Task
 
 __all__ = ["TorchSession", "load_transformer"]
 
@@ -33,6 +35,13 @@ _ENCODER_CLASSES = {
     "t5gemma": "T5GemmaEncoderModel",
     "umt5": "UMT5EncoderModel",
 }
+_HEAD_CLASSES = {
+    Task.MASKED_LM: "AutoModelForMaskedLM",
+    Task.CLASSIFICATION: "AutoModelForSequenceClassification",
+}
+
+CPU_BATCH_TOKENS = 2048
+ACCELERATOR_BATCH_TOKENS = 32_768
 
 
 class TorchSession:
@@ -46,16 +55,23 @@ class TorchSession:
     """
 
     backend = Backend.TORCH
+    fused = 0
 
     def __init__(self, root: Path, spec: ModelSpec, options: TorchOptions, device: str | None) -> None:
         self.file = contained(root, spec.transformer.path)
+        self._task, self._target = spec.transformer.task, spec.transformer.target
         self._device = _choose_device(device)
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
         model = load_transformer(
             root, spec, dtype=options.dtype or "float32", attn_implementation=options.attn_implementation
         )
         self.model = model.to(self._device).eval()
+        self._forward = torch.compile(self.model, dynamic=True) if options.compile else self.model
         self._dtype: torch.dtype = self.model.dtype
         self.device = str(self._device)
+        tokens = CPU_BATCH_TOKENS if self._device.type == "cpu" else ACCELERATOR_BATCH_TOKENS
+        self.limits = BatchLimits(tokens=tokens_within(tokens, spec))
         self.precision = str(self._dtype).removeprefix("torch.")
         accepted = self.model.forward.__code__.co_varnames
         self._inputs = {"input_ids", "attention_mask"}
@@ -71,8 +87,13 @@ class TorchSession:
             name: torch.from_numpy(getattr(batch, name)).to(self._device) for name in sorted(self._inputs)
         }
         with torch.inference_mode():
-            outputs = self.model(**inputs, return_dict=True)
-        return {"token_embeddings": outputs.last_hidden_state, "attention_mask": inputs["attention_mask"]}
+            outputs = self._forward(**inputs, return_dict=True)
+        values = outputs.last_hidden_state if self._task is Task.FEATURES else outputs.logits
+        return {self._target: values, "attention_mask": inputs["attention_mask"]}
+
+    def map(self, batches: Iterable[Batch]) -> Iterator[Features]:
+        """Run many batches, one after the other; see :class:`~stopt.runtime.sessions.Session`."""
+        return map(self.run, batches)
 
     def constant(self, array: npt.NDArray[np.float32]) -> Array:
         """Weights for torch modules, in the model's dtype and on its device."""
@@ -97,8 +118,12 @@ def load_transformer(
     """
     folder = contained(root, spec.transformer.path)
     _require_safetensors(folder)
-    class_name = _ENCODER_CLASSES.get(spec.transformer.model_type, "AutoModel")
+    task = spec.transformer.task
+    encoder = _ENCODER_CLASSES.get(spec.transformer.model_type, "AutoModel")
+    class_name = _HEAD_CLASSES.get(task, encoder)
     arguments: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "trust_remote_code": False}
+    if task is Task.CLASSIFICATION:
+        arguments["num_labels"] = spec.transformer.head_size
     if attn_implementation is not None:
         arguments["attn_implementation"] = attn_implementation
     try:
@@ -119,7 +144,8 @@ def load_transformer(
         raise CorruptModel(
             f"{folder}: the weights cannot be loaded: {error}", "fetch the model again"
         ) from error
-    missing = [key for key in report["missing_keys"] if "pooler" not in key]
+    # the pooler of a bare encoder is not run
+    missing = [key for key in report["missing_keys"] if task is not Task.FEATURES or "pooler" not in key]
     if missing:
         raise CorruptModel(
             f"{folder}: the weights lack {len(missing)} tensors that config.json calls for, such as {missing[0]}",

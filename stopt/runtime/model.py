@@ -1,0 +1,175 @@
+"""What the three public classes share: how a model is opened, its prompts, its limits, what it is."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+from stopt.errors import OptionError, StoptWarning, suggest
+from stopt.runtime.loading import LoadRequest, check_length, open_pipeline
+from stopt.runtime.pipeline import Pipeline, RunOptions
+from stopt.spec import ModelKind, merge_prompts
+
+__all__ = ["DOCUMENT_PROMPTS", "Model"]
+
+logger = logging.getLogger("stopt")
+
+# names of the prompt for documents; the first that a model has is used
+DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+
+
+class Model:
+    """A model opened from a folder or the Hub. Not to be used itself: its three subclasses are.
+
+    Args:
+        request: What to open, and with what.
+        prompts: Prompt texts by name; they win over the model's own.
+        default_prompt_name: Prompt for calls that name none.
+        trust_remote_code: Accepted for compatibility; code from a model is never run.
+    """
+
+    kind: ClassVar[ModelKind]
+    prompt_names: ClassVar[tuple[str, ...]] = ("query", "document")
+
+    def __init__(
+        self,
+        request: LoadRequest,
+        prompts: Mapping[str, str | None] | None,
+        default_prompt_name: str | None,
+        *,
+        trust_remote_code: bool = False,
+    ) -> None:
+        if trust_remote_code:
+            warnings.warn(
+                "stopt never runs code from a model; trust_remote_code has no effect",
+                StoptWarning,
+                stacklevel=3,
+            )
+        self._pipeline = open_pipeline(replace(request, kind=self.kind))
+        spec = self._pipeline.spec
+        self.prompts = merge_prompts(prompts, spec.prompts, self.prompt_names)
+        self.default_prompt_name = default_prompt_name or spec.default_prompt_name
+        if self.default_prompt_name is not None and self.default_prompt_name not in self.prompts:
+            raise OptionError(
+                f"default_prompt_name {self.default_prompt_name!r} is not among the prompts",
+                suggest(self.default_prompt_name, list(self.prompts)),
+            )
+
+    # -- for the subclasses ----------------------------------------------------------------------------------
+
+    def _run_options(
+        self,
+        prompt_name: str | None,
+        prompt: str | None,
+        batch_size: int | None,
+        max_batch_tokens: int | None,
+        show_progress_bar: bool | None,
+    ) -> RunOptions:
+        """Options of a call, the prompt's name resolved and the progress bar decided."""
+        return RunOptions(
+            prompt=self._prompt(prompt, prompt_name),
+            batch_size=batch_size,
+            max_batch_tokens=max_batch_tokens,
+            show_progress=logger.isEnabledFor(logging.INFO)
+            if show_progress_bar is None
+            else show_progress_bar,
+        )
+
+    def _prompt(self, prompt: str | None, name: str | None) -> str:
+        if prompt is not None:
+            if name is not None:
+                warnings.warn("both prompt and prompt_name given; prompt is used", StoptWarning, stacklevel=4)
+            return prompt
+        name = self.default_prompt_name if name is None else name
+        if name is None:
+            return ""
+        if name not in self.prompts:
+            raise OptionError(f"there is no prompt named {name!r}", suggest(name, list(self.prompts)))
+        return self.prompts[name]
+
+    def _query_prompt(self, prompt: str | None, name: str | None) -> str | None:
+        """Name of the prompt for queries, unless another is given."""
+        return "query" if prompt is None and name is None and "query" in self.prompts else name
+
+    def _document_prompt(self, prompt: str | None, name: str | None) -> str | None:
+        """Name of the prompt for documents, unless another is given."""
+        if prompt is not None or name is not None:
+            return name
+        return next((each for each in DOCUMENT_PROMPTS if each in self.prompts), None)
+
+    def _check_device(self, device: str | None) -> None:
+        """Raise unless ``device`` is where the model is, in the engine's words or by kind (``cpu``)."""
+        actual = self.device
+        if device is None or str(device) == actual:
+            return
+        if ":" in str(device) or not actual.lower().startswith(str(device).lower()):
+            raise OptionError(
+                f"the model is on {actual!r}, not on {device!r}", "give device= to the constructor instead"
+            )
+
+    def _route(self, task: str | None) -> Pipeline:
+        """The pipeline that serves a task, of a model with a Router; the model's own without one.
+
+        Raises:
+            OptionError: If the model has no route for it, or needs to be told one.
+        """
+        routes = self._pipeline.routes
+        if not routes:
+            return self._pipeline
+        name = task if task is not None else self._pipeline.spec.default_route
+        if name is not None and name in routes:
+            return routes[name]
+        if name is None:
+            raise OptionError(
+                "this model treats texts by their task, and the call names none",
+                f"use encode_query or encode_document, or task= with one of {', '.join(routes)}",
+            )
+        raise OptionError(f"this model has no route for task {name!r}", suggest(name, list(routes)))
+
+    # -- what it is ------------------------------------------------------------------------------------------
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Tokens after which a text is cut, special tokens included; None is no limit."""
+        return self._pipeline.spec.tokenizer.max_seq_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, length: int) -> None:
+        self._pipeline = self._pipeline.with_max_seq_length(check_length(length, self._pipeline.spec))
+
+    def get_max_seq_length(self) -> int | None:
+        """Return :attr:`max_seq_length`."""
+        return self.max_seq_length
+
+    def get_backend(self) -> str:
+        """Return the engine: ``torch``, ``onnx``, ``openvino``, or ``numpy`` for tables."""
+        return self._pipeline.session.backend.value
+
+    @property
+    def device(self) -> str:
+        """Where the engine runs, in its own words."""
+        return self._pipeline.session.device
+
+    @property
+    def file(self) -> Path:
+        """The file that is served; for torch the folder of the weights."""
+        return self._pipeline.session.file
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The parts it is made of, for tools that need them."""
+        return self._pipeline
+
+    def __repr__(self) -> str:
+        session = self._pipeline.session
+        return (
+            f"{type(self).__name__}({session.file}, backend={session.backend.value!r}, device={session.device!r}, "
+            f"precision={session.precision!r}, dimension={self._dimension()})"
+        )
+
+    def _dimension(self) -> int:
+        return self._pipeline.spec.embedding_dimension
