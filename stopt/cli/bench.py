@@ -36,17 +36,15 @@ __all__ = ["bench"]
     "dtypes",
     multiple=True,
     type=click.Choice(["float32", "bfloat16", "float16"]),
-    help="Precision that OpenVINO is to run in, a row for each; by default its own choice.",
+    help="Precision of the arithmetic, of OpenVINO and torch; float32 by default.",
 )
 @click.option(
     "--torch/--no-torch", default=True, help="Compare with the original weights in torch, or do not."
 )
 @click.option("--device", help="cpu, cuda, cuda:1 …")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Texts in a batch, at most.")
-@click.option(
-    "--max-batch-tokens", type=click.IntRange(min=1), help="Tokens in a batch, padding included, at most."
-)
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of each process.")
+@options.batch_size
+@options.max_batch_tokens
+@options.threads
 @click.option(
     "--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Turns that each file gets."
 )
@@ -78,7 +76,9 @@ __all__ = ["bench"]
     "torch",
 )
 def bench(model: str, texts: Path | None, picture: Path | None, engine: dict[str, Any], out: Output) -> None:
-    """Measure MODEL's files side by side: speed, latency, start, memory, size, and the cosine to torch.
+    """Measure MODEL's files side by side.
+
+    Speed, latency, start, memory, size, and the cosine to torch.
 
     Each file is served by a process of its own, and they take turns. Absolute figures are this machine's at this
     moment; the ratios within one run are what counts. The quiet format is the fastest file's name.

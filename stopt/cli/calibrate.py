@@ -33,15 +33,13 @@ __all__ = ["calibrate"]
 @options.serving_backend
 @options.file_name
 @click.option("--device", help="cpu, cuda, cuda:1 …")
-@click.option(
-    "--batch-size", type=click.IntRange(min=1), help="Texts run together; by default what suits the engine."
-)
+@options.batch_size
 @click.option("--prompt-name", help="Name of the prompt to put before each text.")
 @click.option("--prompt", help="The prompt itself.")
 @click.option(
     "--truncate-dim",
     type=click.IntRange(min=1),
-    help="Leading dimensions to keep; by default all, whose ranges serve fewer, too.",
+    help="Leading dimensions to keep.",
 )
 @click.option("--normalize-embeddings", is_flag=True, help="Scale embeddings to unit length.")
 @click.option(

@@ -24,7 +24,7 @@ __all__ = ["check"]
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16", "float16"]),
-    help="Precision that OpenVINO is to run in; by default its own choice.",
+    help="Precision of the arithmetic, of OpenVINO and torch; float32 by default.",
 )
 @options.thresholds
 @options.hints

@@ -26,9 +26,7 @@ __all__ = ["index"]
 @options.serving_backend
 @options.file_name
 @click.option("--device", help="cpu, cuda, cuda:1 …")
-@click.option(
-    "--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Texts run together."
-)
+@options.batch_size
 @click.option(
     "--precision",
     type=click.Choice(["float32", "int8", "uint8", "binary", "ubinary"]),
@@ -69,7 +67,7 @@ def index(
     backend: str | None,
     file_name: str | None,
     device: str | None,
-    batch_size: int,
+    batch_size: int | None,
     precision: str,
     truncate_dim: int | None,
     engine: str,

@@ -20,6 +20,7 @@ from stopt.steps import LIBRARIES, TASKS
 __all__ = [
     "ENGINES",
     "OUTPUT_KEY",
+    "batch_size",
     "batching",
     "collect",
     "converting_backend",
@@ -28,6 +29,7 @@ __all__ = [
     "force",
     "hints",
     "hub_options",
+    "max_batch_tokens",
     "model",
     "output_options",
     "serving_backend",
@@ -75,6 +77,12 @@ texts = click.option(
 )
 
 
+batch_size = click.option("--batch-size", type=click.IntRange(min=1), help="Texts run together, at most.")
+max_batch_tokens = click.option(
+    "--max-batch-tokens",
+    type=click.IntRange(min=1),
+    help="Tokens run together, padding included, at most; by default what suits the engine.",
+)
 threads = click.option(
     "--threads",
     type=click.IntRange(min=1),
@@ -97,15 +105,7 @@ def collect(name: str, *parameters: str) -> Callable[[Callable[..., Any]], Calla
 
 def batching(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add how many texts are run together, and hand it to the command as ``batching``."""
-    texts_limit = click.option(
-        "--batch-size", type=click.IntRange(min=1), help="Texts run together, at most."
-    )
-    tokens_limit = click.option(
-        "--max-batch-tokens",
-        type=click.IntRange(min=1),
-        help="Tokens run together, padding included, at most; by default what suits the engine.",
-    )
-    return texts_limit(tokens_limit(collect("batching", "batch_size", "max_batch_tokens")(command)))
+    return batch_size(max_batch_tokens(collect("batching", "batch_size", "max_batch_tokens")(command)))
 
 
 def thresholds(command: Command) -> Command:

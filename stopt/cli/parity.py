@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from stopt.parity import ParityReport
+from typing import TYPE_CHECKING
+
 from stopt.spec import ModelKind
+
+if TYPE_CHECKING:
+    from stopt.parity import ParityReport
 
 __all__ = ["batch_note", "columns"]
 

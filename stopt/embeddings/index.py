@@ -307,7 +307,7 @@ def index_texts(
     name: str = "",
     lines: Sequence[int] = (),
     truncate_dim: int | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     show_progress_bar: bool = False,
 ) -> SearchIndex:
     """Encode texts as documents and make an index of them.
@@ -321,7 +321,7 @@ def index_texts(
         name: What the model was opened from; empty is the path of its file.
         lines: The lines that the texts were read from.
         truncate_dim: Leading dimensions to keep; None is the model's own choice.
-        batch_size: Texts that are run together, at most.
+        batch_size: Texts that are run together, at most; None is what suits the engine.
         show_progress_bar: Draw one.
 
     Raises:
