@@ -34,7 +34,7 @@ class CheckOptions:
 
     Attributes:
         file_name: The file, or files, as ``model_kwargs={"file_name": ...}`` names them; None checks every file there is.
-        dtype: Precision that OpenVINO is to run in; None is its own choice, as when serving.
+        dtype: Precision that OpenVINO is to run in; None is float32, as when serving.
         texts: Texts to check with, pairs for a cross-encoder; None takes those that ship with stopt.
         min_cosine: Smallest cosine with torch that passes; None is the default of each file's precision.
         max_abs: Largest difference that passes; None is the default of each file's precision.

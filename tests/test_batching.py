@@ -112,9 +112,9 @@ def test_texts_are_tokenised_in_portions(exported, monkeypatch) -> None:
     sizes = []
     tokenize = type(model.pipeline.tokenizer).tokenize
 
-    def counting(self: Any, texts: Any) -> Any:
+    def counting(self: Any, texts: Any, positions: Any = None) -> Any:
         sizes.append(len(texts))
-        return tokenize(self, texts)
+        return tokenize(self, texts, positions)
 
     monkeypatch.setattr(type(model.pipeline.tokenizer), "tokenize", counting)
     model.encode(mixed_texts(3000))

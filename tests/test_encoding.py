@@ -409,7 +409,9 @@ def test_something_else_than_a_text_is_refused_with_its_index(tiny: Tiny, wrong:
 
 
 @pytest.mark.parametrize(
-    "wrong", [None, 3, b"bytes", {"a"}, iter(["a"]), np.array([1, 2]), {"text": "a"}], ids=repr
+    "wrong",
+    [None, 3, b"bytes", {"a"}, iter(["a"]), np.array([1, 2]), {"text": "a"}],
+    ids=lambda wrong: type(wrong).__name__,
 )
 def test_something_else_than_texts_is_refused(tiny: Tiny, wrong: Any) -> None:
     with pytest.raises(InputError, match="expected a text or a list of texts, got") as caught:

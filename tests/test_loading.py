@@ -256,7 +256,7 @@ def test_missing_every_engine_names_one_extra(exported: Path, tmp_path: Path) ->
     assert failure == ["MissingExtra", "onnxruntime is not installed", "pip install 'stopt[onnx]'"]
 
 
-@pytest.mark.parametrize("packages", [{"optimum"}, {"torch", "transformers", "optimum"}, {"torch"}], ids=str)
+@pytest.mark.parametrize("packages", [{"optimum"}, {"torch", "transformers", "optimum"}, {"torch"}], ids=len)
 def test_missing_converter_names_the_command(tiny: Tiny, tmp_path: Path, packages: set[str]) -> None:
     folder = tiny("bert")
     unasked, asked = _failures(

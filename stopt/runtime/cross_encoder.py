@@ -53,6 +53,7 @@ class CrossEncoder(Model):
     """
 
     kind = ModelKind.CROSS_ENCODER
+    width_name = "labels"
     prompt_names = ()
 
     def __init__(

@@ -34,6 +34,7 @@ class Model:
 
     kind: ClassVar[ModelKind]
     prompt_names: ClassVar[tuple[str, ...]] = ("query", "document")
+    width_name: ClassVar[str] = "dimension"
 
     def __init__(
         self,
@@ -168,7 +169,7 @@ class Model:
         session = self._pipeline.session
         return (
             f"{type(self).__name__}({session.file}, backend={session.backend.value!r}, device={session.device!r}, "
-            f"precision={session.precision!r}, dimension={self._dimension()})"
+            f"precision={session.precision!r}, {self.width_name}={self._dimension()})"
         )
 
     def _dimension(self) -> int:
