@@ -226,7 +226,7 @@ def test_a_table_says_where_stopt_loses(modules) -> None:
     slower = {"rows": {**ROWS, "CTranslate2 int8": {"texts_per_second": 100}}}
     assert (
         losses(slower, "texts_per_second")[0]
-        == "Where stopt loses: stopt openvino int8 against CTranslate2 int8 (0.80x)."
+        == "Where stopt loses: stopt openvino int8 bf16 against CTranslate2 int8 (0.80x)."
     )
 
 
