@@ -78,6 +78,9 @@ class Operators(Protocol):
     def reduce(self, name: str, x: Value, axis: int, *, keep: bool) -> Value:
         """``Sum``, ``Max`` or ``Mean`` over one axis."""
 
+    def weighted_sum(self, tokens: Value, weights: Value) -> Value:
+        """(B, D) from (B, T, D) and (B, T)."""
+
     def concat(self, values: list[Value]) -> Value:
         """Arrays side by side on the last axis."""
 
@@ -198,12 +201,12 @@ def _pool(ops: Operators, tokens: Value, mask: Value, mode: PoolingMode) -> Valu
     """(B, D) from (B, T, D) and the float mask (B, T); see :func:`stopt.runtime.modules.pool`."""
     match mode:
         case PoolingMode.MEAN:
-            return ops.binary("Div", _weighted_sum(ops, tokens, mask), _count(ops, mask))
+            return ops.binary("Div", ops.weighted_sum(tokens, mask), _count(ops, mask))
         case PoolingMode.MEAN_SQRT_LEN:
-            return ops.binary("Div", _weighted_sum(ops, tokens, mask), ops.unary("Sqrt", _count(ops, mask)))
+            return ops.binary("Div", ops.weighted_sum(tokens, mask), ops.unary("Sqrt", _count(ops, mask)))
         case PoolingMode.WEIGHTED_MEAN:
             weights = ops.binary("Mul", mask, _columns(ops, mask))
-            return ops.binary("Div", _weighted_sum(ops, tokens, weights), _count(ops, weights))
+            return ops.binary("Div", ops.weighted_sum(tokens, weights), _count(ops, weights))
         case PoolingMode.MAX:
             lowest = ops.constant(np.array(-np.inf, np.float32))
             real = ops.binary("Greater", ops.reshape(mask, (0, -1, 1)), _number(ops, 0))
@@ -214,11 +217,11 @@ def _pool(ops: Operators, tokens: Value, mask: Value, mode: PoolingMode) -> Valu
         case PoolingMode.CLS:
             # the first real token wins, and the first of all where none is real
             bonus = ops.binary("Mul", mask, _number(ops, _LONGER_THAN_ANY_TEXT))
-            return _weighted_sum(ops, tokens, _best(ops, ops.binary("Sub", bonus, _columns(ops, mask))))
+            return ops.weighted_sum(tokens, _best(ops, ops.binary("Sub", bonus, _columns(ops, mask))))
         case PoolingMode.LAST_TOKEN:
             # where none is real every column wins, and the mask takes it back
             last = _best(ops, ops.binary("Mul", mask, _columns(ops, mask)))
-            return _weighted_sum(ops, tokens, ops.binary("Mul", last, mask))
+            return ops.weighted_sum(tokens, ops.binary("Mul", last, mask))
         case _:
             assert_never(mode)
 
@@ -236,19 +239,13 @@ def _splade(ops: Operators, logits: Value, mask: Value, module: SpladePooling) -
         return _repeat_log1p(ops, ops.reduce("Max", real, 1, keep=False), times)
     for _ in range(times):
         weights = ops.unary("Log", ops.binary("Add", weights, _number(ops, 1)))
-    return _weighted_sum(ops, weights, mask)
+    return ops.weighted_sum(weights, mask)
 
 
 def _repeat_log1p(ops: Operators, x: Value, times: int) -> Value:
     for _ in range(times):
         x = log1p(ops, x)
     return x
-
-
-def _weighted_sum(ops: Operators, tokens: Value, weights: Value) -> Value:
-    """(B, D): a matrix product, so that no second (B, T, D) array comes to be."""
-    product = ops.binary("MatMul", ops.reshape(weights, (0, 1, -1)), tokens)
-    return ops.reduce("Sum", product, 1, keep=False)
 
 
 def _count(ops: Operators, weights: Value) -> Value:

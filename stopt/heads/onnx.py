@@ -175,6 +175,11 @@ class _OnnxOperators:
             return self._node(f"Reduce{name}", x, axes, attributes=attributes)
         return self._node(f"Reduce{name}", x, attributes=(*attributes, _attribute("axes", [axis])))
 
+    def weighted_sum(self, tokens: str, weights: str) -> str:
+        # a matrix product, so that no second (B, T, D) array comes to be
+        product = self.binary("MatMul", self.reshape(weights, (0, 1, -1)), tokens)
+        return self.reduce("Sum", product, 1, keep=False)
+
     def concat(self, values: list[str]) -> str:
         return self._node("Concat", *values, attributes=(_attribute("axis", -1),))
 

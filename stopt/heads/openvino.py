@@ -103,5 +103,10 @@ class _OpenVinoOperators:
     def reduce(self, name: str, x: Any, axis: int, *, keep: bool) -> Any:
         return _REDUCE[name](x, self.constant(np.array([axis], np.int64)), keep_dims=keep)
 
+    def weighted_sum(self, tokens: Any, weights: Any) -> Any:
+        # no matrix product: where OpenVINO computes in bfloat16, all that comes after the last one stays in float32
+        product = self.binary("Mul", tokens, self.reshape(weights, (0, -1, 1)))
+        return self.reduce("Sum", product, 1, keep=False)
+
     def concat(self, values: list[Any]) -> Any:
         return opset.concat(values, axis=-1)
