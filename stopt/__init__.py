@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         ArtifactError,
         ConversionError,
         CorruptModel,
+        ForkError,
         InputError,
         MissingExtra,
         OptionError,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
         StoptWarning,
         UnsupportedModel,
         UntrustedModel,
+        WorkerError,
     )
     from stopt.parity import ParityReport
     from stopt.reading import read_spec
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from stopt.runtime.cross_encoder import CrossEncoder
     from stopt.runtime.sentence_transformer import SentenceTransformer
     from stopt.runtime.sparse_encoder import SparseEncoder
+    from stopt.runtime.workers import WorkerPool
     from stopt.spec import ModelSpec
     from stopt.steps import (
         CalibrationOptions,
@@ -76,6 +79,7 @@ _PLACES = {
     "CrossEncoder": "stopt.runtime.cross_encoder",
     "DynamicOptions": "stopt.steps",
     "ExportOptions": "stopt.steps",
+    "ForkError": "stopt.errors",
     "IndexOptions": "stopt.embeddings.index",
     "InputError": "stopt.errors",
     "MissingExtra": "stopt.errors",
@@ -99,6 +103,8 @@ _PLACES = {
     "UnsupportedModel": "stopt.errors",
     "UntrustedModel": "stopt.errors",
     "WeightOptions": "stopt.steps",
+    "WorkerError": "stopt.errors",
+    "WorkerPool": "stopt.runtime.workers",
     "calibrate_ranges": "stopt.embeddings.calibration",
     "check": "stopt.checking",
     "cos_sim": "stopt.embeddings.search",
@@ -134,6 +140,7 @@ __all__ = [
     "CrossEncoder",
     "DynamicOptions",
     "ExportOptions",
+    "ForkError",
     "IndexOptions",
     "InputError",
     "MissingExtra",
@@ -157,6 +164,8 @@ __all__ = [
     "UnsupportedModel",
     "UntrustedModel",
     "WeightOptions",
+    "WorkerError",
+    "WorkerPool",
     "__version__",
     "calibrate_ranges",
     "check",

@@ -7,6 +7,8 @@
     ├── InputError                a text to encode is not usable; .index says which (also a ValueError)
     ├── ArtifactError             a converted file is missing, or an output is in the way
     ├── ConversionError           an exporter failed; __cause__ has its own error
+    ├── WorkerError               a worker process died or failed; .positions says on which inputs
+    ├── ForkError                 an engine or a pool is used in a forked copy of its process
     ├── MissingExtra              a package of an optional extra is not installed (also an ImportError)
     ├── ParityError               exit 3   a file's vectors are too far from torch's; .report has the figures
     ├── SpaceError                exit 3   queries and an index are of different models, or of different forms of one
@@ -30,6 +32,7 @@ __all__ = [
     "ArtifactError",
     "ConversionError",
     "CorruptModel",
+    "ForkError",
     "InputError",
     "MissingExtra",
     "OptionError",
@@ -40,6 +43,7 @@ __all__ = [
     "StoptWarning",
     "UnsupportedModel",
     "UntrustedModel",
+    "WorkerError",
     "suggest",
 ]
 
@@ -116,6 +120,28 @@ class ArtifactError(StoptError):
 
 class ConversionError(StoptError):
     """An exporter failed. Nothing was written; ``__cause__`` has the exporter's own error."""
+
+
+class WorkerError(StoptError):
+    """A worker process died, or failed with an error that is not one of the above.
+
+    Args:
+        message: What happened, with the original error's type and text.
+        hint: The one thing to do next.
+        chunk: Number of the chunk of the call; None if there was none yet.
+        positions: Which of the call's inputs were in it, as far as they are known.
+    """
+
+    def __init__(
+        self, message: str, hint: str = "", *, chunk: int | None = None, positions: Sequence[int] = ()
+    ) -> None:
+        super().__init__(message, hint)
+        self.chunk = chunk
+        self.positions = tuple(positions)
+
+
+class ForkError(StoptError):
+    """An engine, or a pool, is used in a forked copy of its process, where its threads do not exist."""
 
 
 class MissingExtra(StoptError, ImportError):

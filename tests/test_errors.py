@@ -9,6 +9,7 @@ from stopt.errors import (
     ArtifactError,
     ConversionError,
     CorruptModel,
+    ForkError,
     InputError,
     MissingExtra,
     OptionError,
@@ -18,6 +19,7 @@ from stopt.errors import (
     StoptError,
     UnsupportedModel,
     UntrustedModel,
+    WorkerError,
     suggest,
 )
 
@@ -30,6 +32,8 @@ EXIT_CODES = {
     ArtifactError: 1,
     ConversionError: 1,
     MissingExtra: 1,
+    WorkerError: 1,
+    ForkError: 1,
     ParityError: 3,
     SpaceError: 3,
     UntrustedModel: 4,

@@ -75,6 +75,10 @@ class LoadRequest:
             local_files_only=self.local_files_only,
         )
 
+    def open(self, device: str | None, threads: int) -> Pipeline:
+        """Open it on a device with a number of threads, as a worker does; see :func:`open_pipeline`."""
+        return open_pipeline(replace(self, device=device, threads=threads))
+
 
 def open_pipeline(request: LoadRequest) -> Pipeline:
     """Find the model, choose its file, convert it if there is none and that is possible, and open it.
