@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         MissingExtra,
         OptionError,
         ParityError,
+        PushError,
         SourceError,
         SpaceError,
         StoptError,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         WorkerError,
     )
     from stopt.parity import ParityReport
+    from stopt.publishing import PushOptions, PushResult, push
     from stopt.reading import read_spec
     from stopt.recipe import Recipe, read_recipe
     from stopt.runtime.cross_encoder import CrossEncoder
@@ -88,6 +90,9 @@ _PLACES = {
     "OptionError": "stopt.errors",
     "ParityError": "stopt.errors",
     "ParityReport": "stopt.parity",
+    "PushError": "stopt.errors",
+    "PushOptions": "stopt.publishing",
+    "PushResult": "stopt.publishing",
     "RangeOptions": "stopt.embeddings.calibration",
     "Ranges": "stopt.embeddings.ranges",
     "Recipe": "stopt.recipe",
@@ -118,6 +123,7 @@ _PLACES = {
     "index_texts": "stopt.embeddings.index",
     "load_index": "stopt.embeddings.index_files",
     "optimize": "stopt.convert.optimize",
+    "push": "stopt.publishing",
     "quantize": "stopt.convert.quantize",
     "quantize_embeddings": "stopt.embeddings.quantization",
     "read_recipe": "stopt.recipe",
@@ -149,6 +155,9 @@ __all__ = [
     "OptionError",
     "ParityError",
     "ParityReport",
+    "PushError",
+    "PushOptions",
+    "PushResult",
     "RangeOptions",
     "Ranges",
     "Recipe",
@@ -180,6 +189,7 @@ __all__ = [
     "index_texts",
     "load_index",
     "optimize",
+    "push",
     "quantize",
     "quantize_embeddings",
     "read_recipe",

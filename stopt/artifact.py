@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from stopt.errors import ArtifactError, CorruptModel, OptionError, suggest
-from stopt.folder import contained, read_json_object
+from stopt.folder import contained, parse_json_object, read_json_object
 from stopt.spec import Backend
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "default_file",
     "describe_parts",
     "engine_files",
+    "is_models_own",
     "is_plain",
     "locate",
     "replacing",
@@ -73,6 +75,31 @@ def engine_files(root: Path, backend: Backend, part: str = "") -> list[str]:
 def is_plain(file: str) -> bool:
     """Whether a file is the plain, unquantised export, going by its name."""
     return PurePosixPath(file).name in _DEFAULT_NAMES.values()
+
+
+# what libraries name the files of a model; of another name, a file may be anybody's business
+_OWN = re.compile(
+    r"(?:[^/]+/){0,3}(?:config|modules|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|merges"
+    r"|sentence_\w+_config|config_sentence_transformers|router_config|preprocessor_config|processor_config"
+    r"|generation_config|embedding_ranges|model\.safetensors\.index)\.json"
+    r"|(?:[^/]+/){0,3}(?:vocab|merges)\.txt"
+    r"|(?:[^/]+/){0,3}(?:tokenizer|spm|spiece|sentencepiece[\w.]*)\.model"
+    r"|(?:[^/]+/){0,3}model(?:-\d{5}-of-\d{5})?\.safetensors"
+    r"|README\.md|LICENSE[\w.]*|NOTICE[\w.]*"
+)
+
+
+def is_models_own(name: str) -> bool:
+    """Whether a file is one that a model consists of, going by its name; for what leaves this machine.
+
+    Args:
+        name: Path relative to the model folder, with ``/``.
+    """
+    parts = name.split("/")
+    hidden = any(part.startswith(".") for part in parts)
+    return (
+        not hidden and parts[0] not in {each.value for each in Backend} and _OWN.fullmatch(name) is not None
+    )
 
 
 def locate(
@@ -164,7 +191,27 @@ class Manifest:
         path = contained(root, MANIFEST)
         if not path.is_file():
             return None
-        document = read_json_object(path)
+        manifest = cls._of(read_json_object(path), str(path))
+        for record in manifest.files.values():
+            for part in record.parts:
+                contained(root, part)
+        return manifest
+
+    @classmethod
+    def parse(cls, text: str, name: str) -> Manifest:
+        """Read a manifest that is no file here.
+
+        Args:
+            text: Its text.
+            name: What to call it in errors.
+
+        Raises:
+            CorruptModel: If it is not one.
+        """
+        return cls._of(parse_json_object(text, name), name)
+
+    @classmethod
+    def _of(cls, document: Mapping[str, Any], path: str) -> Manifest:
         if document.get("schema") != SCHEMA:
             raise CorruptModel(
                 f"{path} has schema {document.get('schema')!r}, this stopt reads {SCHEMA}",
@@ -172,15 +219,11 @@ class Manifest:
             )
         try:
             files = {name: _record(record) for name, record in document["files"].items()}
-            manifest = cls(dict(document["source"]), dict(document.get("inputs", {})), files)
+            return cls(dict(document["source"]), dict(document.get("inputs", {})), files)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CorruptModel(
                 f"{path} is not a manifest of stopt: {error}", "delete it and export again"
             ) from error
-        for record in files.values():
-            for part in record.parts:
-                contained(root, part)
-        return manifest
 
     def is_intact(self, root: Path) -> bool:
         """Whether every converted file is there as it was recorded; hashes them."""
@@ -191,10 +234,14 @@ class Manifest:
         """Return a copy in which ``name`` is described by ``record``."""
         return Manifest(self.source, self.inputs, {**self.files, name: record})
 
+    def text(self) -> str:
+        """Return what its file holds."""
+        document = {"schema": SCHEMA, **asdict(self)}
+        return json.dumps(document, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+
     def write(self, root: Path) -> None:
         """Write it into a folder, in one step."""
-        text = json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2, ensure_ascii=False, sort_keys=True)
-        write_text(root / MANIFEST, text + "\n")
+        write_text(root / MANIFEST, self.text())
 
 
 def _record(value: Mapping[str, Any]) -> FileRecord:

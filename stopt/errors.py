@@ -9,6 +9,7 @@
     ├── ConversionError           an exporter failed; __cause__ has its own error
     ├── WorkerError               a worker process died or failed; .positions says on which inputs
     ├── ForkError                 an engine or a pool is used in a forked copy of its process
+    ├── PushError                 nothing was pushed to the Hub, or what was is not what was sent
     ├── MissingExtra              a package of an optional extra is not installed (also an ImportError)
     ├── ParityError               exit 3   a file's vectors are too far from torch's; .report has the figures
     ├── SpaceError                exit 3   queries and an index are of different models, or of different forms of one
@@ -37,6 +38,7 @@ __all__ = [
     "MissingExtra",
     "OptionError",
     "ParityError",
+    "PushError",
     "SourceError",
     "SpaceError",
     "StoptError",
@@ -142,6 +144,10 @@ class WorkerError(StoptError):
 
 class ForkError(StoptError):
     """An engine, or a pool, is used in a forked copy of its process, where its threads do not exist."""
+
+
+class PushError(StoptError):
+    """Nothing was pushed to the Hub, or what was pushed is not what was sent."""
 
 
 class MissingExtra(StoptError, ImportError):

@@ -14,7 +14,15 @@ from typing import Any
 
 from stopt.errors import CorruptModel, SourceError, UntrustedModel
 
-__all__ = ["contained", "parse_texts", "read_json", "read_json_object", "read_texts", "stream_texts"]
+__all__ = [
+    "contained",
+    "parse_json_object",
+    "parse_texts",
+    "read_json",
+    "read_json_object",
+    "read_texts",
+    "stream_texts",
+]
 
 # tokenizer.json of the largest multilingual vocabularies (256k entries) is about 35 MB
 MAX_JSON_BYTES = 200_000_000
@@ -80,11 +88,7 @@ def read_json(path: Path) -> Any:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise CorruptModel(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
-    try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise CorruptModel(f"{path} is not valid JSON: {reason}", "fetch the file again") from error
+    return _parse_json(text, str(path))
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -93,9 +97,29 @@ def read_json_object(path: Path) -> dict[str, Any]:
     Raises:
         CorruptModel: Also if the file holds something else than an object.
     """
-    value = read_json(path)
+    return _object(read_json(path), str(path))
+
+
+def parse_json_object(text: str, name: str) -> dict[str, Any]:
+    """Like :func:`read_json_object`, for text that is no file here; ``name`` is what errors call it.
+
+    Raises:
+        CorruptModel: If it is not JSON, or something else than an object.
+    """
+    return _object(_parse_json(text, name), name)
+
+
+def _parse_json(text: str, name: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise CorruptModel(f"{name} is not valid JSON: {reason}", "fetch the file again") from error
+
+
+def _object(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise CorruptModel(f"{path} holds a JSON {type(value).__name__}, expected an object")
+        raise CorruptModel(f"{name} holds a JSON {type(value).__name__}, expected an object")
     return value
 
 

@@ -118,7 +118,7 @@ class ConversionOptions:
     task: str | None = None
     library: str | None = None
     revision: str | None = None
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import os
 
 # before torch, transformers or tokenizers are imported anywhere
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # set it to run the tests on a GPU
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are too small for threads to help
@@ -11,12 +12,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are too small for th
 import hashlib
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import files
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fakehub import TOKEN, FakeHub
 from tiny import build_tiny
 from tiny_kinds import BUILDERS
 
@@ -110,6 +113,35 @@ def exported(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
         return made[key]
 
     return build
+
+
+@pytest.fixture
+def fake_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """A Hub on this machine, which huggingface_hub takes for the real one, with an empty cache; nobody waits for it."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import reset_sessions
+
+    hub = FakeHub()
+    patched = {
+        "ENDPOINT": hub.url,
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_CACHE": str(tmp_path / "hub-cache"),
+        "HF_HUB_DISABLE_XET": True,  # its transfers are native code, to a storage of their own
+        "HF_TOKEN_PATH": str(tmp_path / "no-token"),
+    }
+    for name, value in patched.items():
+        monkeypatch.setattr(constants, name, value)
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    for module in ("huggingface_hub.utils._http", "huggingface_hub.file_download", "stopt.hub.pushing"):
+        monkeypatch.setattr(f"{module}.time", SimpleNamespace(sleep=lambda _: None))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("SENTENCE_TRANSFORMERS_HOME", raising=False)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    reset_sessions()
+    yield hub
+    reset_sessions()
+    hub.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,22 +1,15 @@
 """Models by name: folders, the Hub's cache, and a Hub that speaks over HTTP on this machine."""
 
-import hashlib
-import json
-import os
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from fakehub import FakeHub
 
-from stopt import hub
+from stopt import OptionError, SentenceTransformer, SourceError, hub
 from stopt.artifact import default_file
-from stopt.errors import OptionError, SourceError
 from stopt.spec import Backend
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -116,188 +109,128 @@ def test_another_revision_is_not_taken_instead(cache) -> None:
 
 # ---- over HTTP ------------------------------------------------------------------------------------------------------
 
-
-@dataclass
-class FakeHub:
-    """As much of the Hub's API as fetching a snapshot takes.
-
-    Attributes:
-        files: What ``org/name`` has.
-        served: Files that were asked for, in order.
-        status: What every request is answered with; 200 for real answers.
-        reason: The Hub's own name of the error, in its header.
-    """
-
-    files: dict[str, bytes]
-    served: list[str] = field(default_factory=list)
-    status: int = 200
-    reason: str = ""
-    url: str = ""
+REPO = "org/name"
 
 
 @pytest.fixture
-def fake_hub(tiny: Callable[..., Path], served_model: Path) -> Iterator[FakeHub]:
-    files = {
-        path.relative_to(served_model).as_posix(): path.read_bytes()
-        for path in served_model.rglob("*")
-        if path.is_file()
-    }
-    state = FakeHub(
-        {**files, "pytorch_model.bin": b"pickle", "onnx/model_O4.onnx": b"other", "README.md": b"text"}
+def served(fake_hub: FakeHub, exported: Callable[..., Path]) -> FakeHub:
+    """A Hub that has a model with both plain files, and files that nobody needs."""
+    fake_hub.model(
+        REPO, {**files_of(exported("bert", dense=16)), "onnx/model_O4.onnx": b"other", "w.bin": b"pickle"}
     )
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.answer(body=True)
-
-        def do_HEAD(self) -> None:
-            self.answer(body=False)
-
-        def answer(self, *, body: bool) -> None:
-            info, content = "/api/models/org/name/revision/{}", None
-            if state.status == 200 and self.path in (info.format("main"), info.format(COMMIT)):
-                listed = [{"rfilename": name} for name in state.files]
-                content = json.dumps({"id": "org/name", "sha": COMMIT, "siblings": listed}).encode()
-            elif state.status == 200 and self.path.startswith(f"/org/name/resolve/{COMMIT}/"):
-                name = self.path.split("/", 5)[5]
-                content = state.files.get(name)
-                if body and content is not None:
-                    state.served.append(name)
-            self.send_response(
-                state.status
-                if content is None and state.status != 200
-                else 200
-                if content is not None
-                else 404
-            )
-            if content is None:
-                self.send_header("X-Error-Code", state.reason or "RepoNotFound")
-            content = content if content is not None else b"{}"
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            if body:
-                self.wfile.write(content)
-
-        def log_message(self, *_: Any) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    state.url = f"http://127.0.0.1:{server.server_port}"
-    yield state
-    server.shutdown()
-    server.server_close()
+    return fake_hub
 
 
-@pytest.fixture(scope="module")
-def served_model(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model whose ONNX file is real, and whose other files only have to be left alone."""
-    from click.testing import CliRunner
-
-    from stopt.cli.main import cli
-
-    folder = tmp_path_factory.mktemp("hub") / "model"
-    texts = folder.parent / "texts.txt"
-    texts.write_text("one text\nand another\n", encoding="utf-8")
-    args = ["export", str(tiny("bert", dense=16)), "-o", str(folder), "--check-texts", str(texts)]
-    result = CliRunner().invoke(cli, args)
-    assert result.exit_code == 0, result.output
-    (folder / "openvino").mkdir()
-    for ending in ("xml", "bin"):
-        (folder / f"openvino/openvino_model.{ending}").write_bytes(b"not asked for")
-    return folder
+def files_of(folder: Path) -> dict[str, bytes]:
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
-def online(fake: FakeHub, cache: Path, code: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a process that takes ``fake`` for the Hub."""
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("HF_HUB_OFFLINE", "HF_TOKEN")
-    }
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env={
-            **environment,
-            "HF_ENDPOINT": fake.url,
-            "HF_HOME": str(cache),
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "NO_PROXY": "127.0.0.1",
-        },
-    )
-
-
-ENCODE = (
-    "from stopt import SentenceTransformer\n"
-    "print(*SentenceTransformer('org/name@main', backend={backend!r}).encode('one text').tolist())"
-)
-
-
-def test_a_model_is_fetched_with_only_the_files_that_it_needs(fake_hub, served_model, tmp_path) -> None:
-    from stopt import SentenceTransformer
-
-    done = online(fake_hub, tmp_path, ENCODE.format(backend="onnx"))
-    assert done.returncode == 0, done.stderr
-    expected = SentenceTransformer(served_model, backend="onnx").encode("one text")
-    assert [float(value) for value in done.stdout.split()] == pytest.approx(expected.tolist(), abs=1e-6)
-    assert sorted(fake_hub.served) == sorted(set(fake_hub.served)), "a file was fetched twice"
-    large = {name for name in fake_hub.served if not name.endswith((".json", ".txt"))}
+def test_a_model_is_fetched_with_only_the_files_that_it_needs(served, exported) -> None:
+    found = SentenceTransformer(f"{REPO}@main", backend="onnx").encode("one text")
+    expected = SentenceTransformer(exported("bert", dense=16), backend="onnx").encode("one text")
+    assert found.tolist() == expected.tolist()
+    fetched = [line.partition("?")[0] for line in served.asked(f"^GET /{REPO}/resolve|^GET /storage")]
+    assert len(fetched) == len(set(fetched)), "a file was fetched twice"
+    large = {line.split("/", 5)[5] for line in served.asked(f"^HEAD /{REPO}/resolve")}
+    large = {name for name in large if not name.endswith((".json", ".txt"))}
     assert large == {default_file(Backend.ONNX), "2_Dense/model.safetensors"}
 
 
-def test_what_was_fetched_is_used_without_the_hub(fake_hub, tmp_path) -> None:
-    first = online(fake_hub, tmp_path, ENCODE.format(backend="onnx"))
-    assert first.returncode == 0, first.stderr
-    fake_hub.served.clear()
-    fake_hub.status = 503
-    again = online(
-        fake_hub, tmp_path, "import os; os.environ['HF_HUB_OFFLINE'] = '1'\n" + ENCODE.format(backend="onnx")
-    )
-    assert (again.returncode, again.stdout) == (0, first.stdout)
-    assert fake_hub.served == []
+def test_a_branch_is_asked_for_once(served) -> None:
+    SentenceTransformer(REPO)
+    assert len(served.asked("^GET /api")) == 1
+
+
+@pytest.mark.parametrize("how", ["local_files_only", "offline", "nobody there"])
+def test_what_was_fetched_is_used_without_the_hub(served, monkeypatch, how) -> None:
+    first = SentenceTransformer(f"{REPO}@main", backend="onnx").encode("one text")
+    served.requests.clear()
+    if how == "offline":
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        from huggingface_hub.utils import reset_sessions
+
+        reset_sessions()
+    if how == "nobody there":
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    again = SentenceTransformer(REPO, backend="onnx", local_files_only=how == "local_files_only")
+    assert again.encode("one text").tolist() == first.tolist()
+    assert served.requests == []
+
+
+def test_a_commit_that_is_cached_needs_no_hub(served) -> None:
+    commit = served.repos[REPO].commits[0].oid
+    for _ in range(2):
+        SentenceTransformer(f"{REPO}@{commit}", backend="onnx")
+    asked = len(served.requests)
+    SentenceTransformer(f"{REPO}@{commit}", backend="onnx")
+    assert len(served.requests) == asked
+    # another file of the same commit is fetched without asking what the commit is
+    SentenceTransformer(f"{REPO}@{commit}", backend="openvino")
+    assert len(served.asked("^GET /api")) == 1
+
+
+def test_a_file_at_the_root_is_found(fake_hub, exported) -> None:
+    files = files_of(exported("bert"))
+    files["model.onnx"] = files.pop("onnx/model.onnx")
+    fake_hub.model(REPO, files)
+    model = SentenceTransformer(REPO, backend="onnx")
+    assert model.encode("one text").shape == (32,)
+    assert model.file.name == "model.onnx"
+
+
+def test_a_part_of_a_model_is_not_taken_for_all_of_it(served, monkeypatch) -> None:
+    source = hub.fetch(REPO)
+    (source.folder / "modules.json").unlink()
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(
+        SourceError, match=r"only a part of org/name at .* is cached; missing: modules.json"
+    ) as caught:
+        hub.fetch(REPO, local_files_only=True)
+    assert caught.value.hint == "fetch it once with a connection"
 
 
 @pytest.mark.parametrize(
-    ("status", "reason", "message", "hint"),
+    ("status", "code", "message", "hint"),
     [
         (
             404,
             "RepoNotFound",
-            "no folder org/name and no Hub repository org/name for you",
+            "and no Hub repository org/name for you",
             "name a model folder",
         ),
         (
             401,
             "RepoNotFound",
-            "no folder org/name and no Hub repository org/name for you",
+            "and no Hub repository org/name for you",
             "name a model folder",
         ),
+        (401, "", "the Hub does not accept the token", "hf auth login"),
         (403, "GatedRepo", "org/name is gated", "hf auth login"),
-        (404, "RevisionNotFound", "org/name has no revision", "branch, tag or commit"),
+        (403, "", "org/name may not be read with this token", "hf auth login"),
+        (404, "RevisionNotFound", "org/name has no revision 'v1'", "branch, tag or commit"),
+        (429, "", "too many requests", "try again in 17 s"),
+        (500, "", "the Hub answered 500", "try again later"),
+        (503, "", "the Hub answered 503", "try again later"),
     ],
 )
-def test_what_the_hub_refuses_is_told(fake_hub, tmp_path, status, reason, message, hint) -> None:
-    fake_hub.status, fake_hub.reason = status, reason
-    code = (
-        "from stopt import SourceError, hub\n"
-        "try: hub.fetch('org/name')\n"
-        "except SourceError as error: print(error.message, error.hint, sep='\\n')"
-    )
-    done = online(fake_hub, tmp_path, code)
-    assert done.returncode == 0, done.stderr
-    said, advice = done.stdout.splitlines()
-    assert message in said
-    assert hint in advice
+def test_what_the_hub_refuses_is_told(served, status, code, message, hint) -> None:
+    served.fault("GET /api", status, code=code, times=-1, headers={"Retry-After": "17"})
+    with pytest.raises(SourceError, match=message) as caught:
+        hub.fetch(f"{REPO}@v1")
+    assert hint in caught.value.hint
 
 
-def test_nobody_listening_is_not_reachable(tmp_path) -> None:
-    code = (
-        "from stopt import SourceError, hub\n"
-        "try: hub.fetch('org/name')\n"
-        "except SourceError as error: print(error.message)"
-    )
-    done = online(FakeHub({}, url="http://127.0.0.1:9"), tmp_path, code)
-    assert "org/name is neither cached nor reachable" in done.stdout, done.stderr
+def test_nobody_listening_is_not_reachable(fake_hub, monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(SourceError, match="org/name is neither cached nor reachable"):
+        hub.fetch(REPO)
+
+
+def test_another_process_takes_the_address_from_its_environment(served, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", served.url)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    args = [sys.executable, "-m", "stopt", "inspect", REPO, "--format", "quiet"]
+    done = subprocess.run(args, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "dense\n", "")

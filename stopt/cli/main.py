@@ -28,6 +28,7 @@ from stopt.cli.inspect import inspect
 from stopt.cli.optimize import optimize
 from stopt.cli.options import OUTPUT_KEY
 from stopt.cli.output import Output, debugging
+from stopt.cli.push import push
 from stopt.cli.quantize import quantize
 from stopt.cli.run import run
 from stopt.cli.search import search
@@ -112,6 +113,7 @@ for _command in (
     run,
     check,
     bench,
+    push,
     inspect,
     calibrate,
     encode,

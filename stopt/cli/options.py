@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from stopt.cli.output import Format, Output
+from stopt.cli.output import Format, Output, interactive
 from stopt.errors import SourceError
 from stopt.examples import Example, read_examples
 from stopt.folder import read_texts
@@ -29,6 +30,7 @@ __all__ = [
     "force",
     "hints",
     "hub_options",
+    "hub_token",
     "max_batch_tokens",
     "model",
     "output_options",
@@ -137,10 +139,13 @@ def hints(command: Command) -> Command:
     )(command)
 
 
+hub_token = click.option("--token", envvar="HF_TOKEN", help="Hub token.  [env: HF_TOKEN]")
+
+
 def hub_options(command: Command) -> Command:
     """Add what fetching from the Hub needs."""
     command = click.option("--revision", help="Branch, tag or commit of a Hub repository.")(command)
-    return click.option("--token", envvar="HF_TOKEN", help="Hub token.  [env: HF_TOKEN]")(command)
+    return hub_token(command)
 
 
 def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -152,6 +157,7 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.get_current_context().meta[OUTPUT_KEY] = out
         if verbose:
             logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+        _hush_hub(bars=out.format is not Format.QUIET and interactive(), warnings=verbose)
         return command(*args, out=out, **values)
 
     chosen = click.option(
@@ -165,6 +171,14 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
     quiet = click.option("-q", "--quiet", is_flag=True, help="Same as --format quiet.")
     verbose = click.option("-v", "--verbose", is_flag=True, help="Say more on stderr.")
     return chosen(quiet(verbose(wrapped)))
+
+
+def _hush_hub(*, bars: bool, warnings: bool) -> None:
+    """Keep the Hub's client from drawing where no one looks, and from telling what an error will tell; it reads this once."""
+    if not bars:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not warnings:
+        os.environ.setdefault("HF_HUB_VERBOSITY", "error")
 
 
 def load_texts(file: Path | None) -> list[str] | None:

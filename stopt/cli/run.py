@@ -22,8 +22,8 @@ __all__ = ["run"]
     help="Copy the model to this folder first.",
 )
 @options.force
-@click.option("--dry-run", is_flag=True, help="Show what would be made, and make nothing.")
-@click.option("--token", envvar="HF_TOKEN", help="Hub token.  [env: HF_TOKEN]")
+@click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
+@options.hub_token
 @options.output_options
 def run(
     recipe: Path, output: Path | None, force: bool, dry_run: bool, token: str | None, out: Output

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from pathlib import Path
 
 from stopt import __version__, hub
 from stopt.artifact import default_file
 from stopt.convert.export import export
+from stopt.hub.listing import cache_root
 from stopt.parts import parts_of, within
 from stopt.reading import read_spec
 from stopt.spec import Backend, ModelKind, ModelSpec, Task, TransformerSpec
@@ -18,13 +18,6 @@ from stopt.steps import ExportOptions
 __all__ = ["cache_root", "converted_folder"]
 
 logger = logging.getLogger("stopt")
-
-
-def cache_root() -> Path:
-    """Return the folder of the cache: ``$STOPT_CACHE``, else ``stopt`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    if named := os.environ.get("STOPT_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stopt"
 
 
 def converted_folder(

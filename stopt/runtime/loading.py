@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ class LoadRequest:
     model_kwargs: Mapping[str, Any] | None = None
     processor_kwargs: Mapping[str, Any] | None = None
     revision: str | None = None
-    token: str | bool | None = None
+    token: str | bool | None = field(default=None, repr=False)
     cache_folder: str | Path | None = None
     local_files_only: bool = False
     threads: int | None = None
@@ -79,6 +79,10 @@ class LoadRequest:
         """Open it on a device with a number of threads, as a worker does; see :func:`open_pipeline`."""
         return open_pipeline(replace(self, device=device, threads=threads))
 
+    def pinned_to(self, source: hub.Source) -> LoadRequest:
+        """The same request for exactly the commit that was found, so that the Hub is not asked again."""
+        return replace(self, reference=source.pinned, revision=None)
+
 
 def open_pipeline(request: LoadRequest) -> Pipeline:
     """Find the model, choose its file, convert it if there is none and that is possible, and open it.
@@ -89,10 +93,12 @@ def open_pipeline(request: LoadRequest) -> Pipeline:
     backend = parse_backend(request.backend) or _backend_of_file(request.model_kwargs)
     if backend is None:
         source = request.fetch([pattern for each in ENGINES for pattern in _wanted(each, None)])
+        request = request.pinned_to(source)
         backend = _pick_backend(source.folder, request.kind)
     options = parse_model_kwargs(backend, request.model_kwargs, request.threads)
     wanted = _wanted(backend, getattr(options, "file_name", None))
     source = request.fetch(wanted)
+    request = request.pinned_to(source)
     if has_table(source.folder):
         source = request.fetch([*wanted, *hub.WEIGHTS])
     spec = _with_processor(read_spec(source.folder, request.kind), request.processor_kwargs)

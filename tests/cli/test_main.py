@@ -36,6 +36,7 @@ ERRORS = {
     errors.InputError("it broke", "mend it", index=3): 1,
     errors.ArtifactError("it broke", "mend it"): 1,
     errors.ConversionError("it broke", "mend it"): 1,
+    errors.PushError("it broke", "mend it"): 1,
     errors.MissingExtra("it broke: torch", "torch"): 1,
     errors.ParityError("it broke", "mend it", None): 3,
     errors.SpaceError("it broke", "mend it"): 3,
@@ -96,8 +97,8 @@ def test_every_option_has_a_help_text(name) -> None:
 
 def test_an_option_means_the_same_in_every_command() -> None:
     seen: dict[str, tuple[str, str | None]] = {}
-    # what a command reads, opens or makes differs, and so does what it makes ranges of
-    ours = {"backend", "column", "file-name", "from", "model", "output", "percentile", "texts"}
+    # what a command reads, opens, makes or pushes to differs, and so does what it makes ranges of
+    ours = {"backend", "column", "file-name", "from", "model", "output", "percentile", "revision", "texts"}
     for name in COMMANDS:
         for parameter in cli.commands[name].params:
             if isinstance(parameter, click.Option) and not ours & {o.lstrip("-") for o in parameter.opts}:

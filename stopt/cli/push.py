@@ -1,0 +1,101 @@
+"""``stopt push``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stopt.cli import options
+from stopt.cli.output import Output, human_size, table
+
+if TYPE_CHECKING:
+    from stopt.publishing import PushResult
+
+__all__ = ["print_push", "push"]
+
+_GIVEN = (
+    "create_pr",
+    "private",
+    "revision",
+    "token",
+    "commit_message",
+    "include",
+    "dry_run",
+    "unchecked",
+    "card",
+)
+
+
+@click.command()
+@click.argument("names", nargs=-1, required=True, metavar="[MODEL] REPO")
+@click.option(
+    "--create-pr", is_flag=True, help="Propose the files in a pull request instead of committing them."
+)
+@click.option("--private", is_flag=True, help="Make the repository private, if it is new.")
+@click.option(
+    "--revision", metavar="BRANCH", help="Branch to commit to; made if it is not there.  [default: main]"
+)
+@options.hub_token
+@click.option(
+    "--commit-message", metavar="TEXT", help="First line of the commit, or title of the pull request."
+)
+@click.option(
+    "--include",
+    multiple=True,
+    metavar="GLOB",
+    help="Push these files only, such as '*qint8*'; may be repeated. Also takes the model's own: '*' pushes everything.",
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
+@click.option(
+    "--unchecked", is_flag=True, help="Push files that have not passed a check, too; the model card says so."
+)
+@click.option(
+    "--card/--no-card", default=True, show_default=True, help="Write a section into the model card."
+)
+@options.output_options
+@options.collect("given", *_GIVEN)
+def push(names: tuple[str, ...], given: Mapping[str, Any], out: Output) -> None:
+    """Push MODEL's converted files to REPO on the Hub.
+
+    One commit, or one pull request, with the files that stopt.json records, byte for byte as they were checked; with all
+    their data files, stopt.json, and a section in the model card. MODEL is the current folder unless it is named. A
+    repository that is new, or has no model in it, gets the model's own files too, so that it can be loaded.
+
+    \b
+    Example:
+      stopt push ./my-model my-name/my-model --dry-run
+      stopt push ./my-model my-name/my-model --private
+      stopt push ./my-model their-name/their-model --create-pr --include '*qint8*'
+    """
+    from stopt.publishing import PushOptions
+    from stopt.publishing import push as run
+
+    if len(names) > 2:
+        raise click.UsageError(f"expected [MODEL] REPO, got {len(names)} names: {' '.join(names)}")
+    model = names[0] if len(names) == 2 else "."
+    print_push(run(model, names[-1], PushOptions(**given), out.step), out)
+
+
+def print_push(result: PushResult, out: Output) -> None:
+    """Print what was pushed, or would be."""
+    rows = [[each.path, human_size(each.size_bytes), each.state] for each in result.files]
+    listing = table(rows, ["file", "size", "on the Hub"])
+    out.result(f"{listing}\n\n{_summary(result)}", asdict(result), result.url)
+    if result.left_out:
+        out.hint(
+            f"Not checked by stopt, and left out: {', '.join(result.left_out)} (--unchecked pushes them too)"
+        )
+    if result.dry_run and result.card is not None:
+        out.hint("The model card and the text of the commit are in --format json.")
+
+
+def _summary(result: PushResult) -> str:
+    size = human_size(sum(each.size_bytes for each in result.files if each.state != "same"))
+    if result.already_there:
+        return f"{result.url} has all of this already"
+    if result.dry_run:
+        return f"would push {size} to {result.url}: {result.title}"
+    return f"pushed {size}: {result.url}"

@@ -1,0 +1,22 @@
+"""The Hugging Face Hub: models fetched into its cache, artifacts pushed to it.
+
+The only package that imports ``huggingface_hub``, and only when it is used. What it raises, whatever its version and its
+transport, is told as one of stopt's errors; a call that hangs is given up; a token is in no message.
+"""
+
+from stopt.hub.download import WEIGHTS, Source, fetch
+from stopt.hub.pushing import Change, Uploaded, upload
+from stopt.hub.remote import Content, Repository, open_repository, page
+
+__all__ = [
+    "WEIGHTS",
+    "Change",
+    "Content",
+    "Repository",
+    "Source",
+    "Uploaded",
+    "fetch",
+    "open_repository",
+    "page",
+    "upload",
+]
