@@ -20,7 +20,7 @@ from stopt.runtime.options import OnnxOptions, OpenVinoOptions, TorchOptions, pa
 from stopt.runtime.pipeline import Pipeline, RunOptions
 from stopt.runtime.scoring import ScoreOptions
 from stopt.runtime.scoring import score as run_pairs
-from stopt.runtime.sparse_arrays import collect_rows
+from stopt.runtime.sparse_arrays import SparseRows, collect_rows
 from stopt.spec import SENTENCE, Activation, Backend, ModelKind, ModelSpec
 
 __all__ = ["CheckOptions", "check"]
@@ -191,8 +191,11 @@ def _benchmark(
         options = RunOptions(spec.prompts.get(role) or "")
         if spec.kind is ModelKind.DENSE:
             return encode(pipeline, list(texts), EncodeOptions(options))
-        batches = ((rows, numpy_array(found[SENTENCE])) for rows, found in pipeline.stream(texts, options))
-        return collect_rows(batches, len(texts), None).to_csr()
+        batches = (
+            (rows, SparseRows.from_dense(numpy_array(found[SENTENCE])))
+            for rows, found in pipeline.stream(texts, options)
+        )
+        return collect_rows(batches, len(texts)).to_csr()
 
     def score(pairs: Sequence[tuple[str, str]]) -> Any:
         options = ScoreOptions(RunOptions(), spec.activation or Activation.IDENTITY)

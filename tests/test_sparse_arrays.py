@@ -20,6 +20,7 @@ from stopt.runtime.sparse_arrays import (
     collect_tensor,
     read_embeddings,
     split_tensor,
+    strongest_tensor,
 )
 from stopt.runtime.sparse_similarity import intersect, sparse_pairwise_similarity, sparse_similarity
 from stopt.spec import Similarity
@@ -86,9 +87,14 @@ def _dense(value: Any) -> np.ndarray:
 def test_batches_in_any_order_are_put_into_the_order_of_the_texts(collect: Any, limit: int | None) -> None:
     vectors = _vectors(23, 2)
     order = np.random.default_rng(0).permutation(23)
-    convert = torch.from_numpy if collect is collect_tensor else np.asarray
+
+    def convert(dense: np.ndarray) -> Any:
+        if collect is collect_rows:
+            return SparseRows.from_dense(dense, limit)
+        return strongest_tensor(torch.from_numpy(dense), limit)
+
     batches = ((rows, convert(vectors[rows])) for rows in np.array_split(order, 5))
-    found = collect(batches, 23, limit)
+    found = collect(batches, 23)
     expected = vectors if limit is None else select_max_active_dims(vectors, limit).numpy()
     assert np.array_equal(found.to_dense(), expected)
 

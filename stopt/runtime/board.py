@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ _OF_DEATHS = (
     "workers or smaller batches"
 )
 _OF_MEMORY = "use fewer workers or smaller batches: batch_size=, max_batch_tokens=, chunk_size="
+# what Python and the engines say when there is none left
+_MEMORY = re.compile(r"MemoryError|bad_?\s?alloc|out of memory|[Ff]ailed to allocate|can't allocate memory")
 _OF_ERRORS = "the same call without a pool shows where; the worker's traceback is in this error's notes"
 
 
@@ -54,7 +57,7 @@ class Failure:
         if (known := self.report.known()) is not None:
             return known
         message = f"{self.where} failed while {doing}{twice}: {self.report.name}: {self.report.text}"
-        hint = _OF_MEMORY if self.report.name == "MemoryError" else _OF_ERRORS
+        hint = _OF_MEMORY if _MEMORY.search(message) else _OF_ERRORS
         error = WorkerError(message, hint, chunk=chunk, positions=positions)
         error.add_note(f"In the worker:\n{self.report.details}")
         return error

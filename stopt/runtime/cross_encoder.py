@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from stopt.runtime.loading import LoadRequest
 from stopt.runtime.model import Model
 from stopt.runtime.pipeline import RunOptions
 from stopt.runtime.scoring import ActivationFunction, ScoreOptions, parse_activation, score
+from stopt.runtime.workers import WorkerPool
 from stopt.spec import Activation, ModelKind
 
 __all__ = ["CrossEncoder"]
@@ -24,7 +25,7 @@ __all__ = ["CrossEncoder"]
 class CrossEncoder(Model):
     """A model that reads two texts together and scores them, served by ONNX Runtime, OpenVINO or torch.
 
-    Keywords and methods are sentence-transformers' own, apart from those that train a model or spread it over processes.
+    Keywords and methods are sentence-transformers' own, apart from those that train a model.
 
     Args:
         model_name_or_path: A model folder, or a Hub id (``organisation/name[@revision]``).
@@ -112,7 +113,9 @@ class CrossEncoder(Model):
         apply_softmax: bool | None = False,
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
-        device: str | None = None,
+        device: str | Sequence[str] | None = None,
+        pool: WorkerPool | None = None,
+        chunk_size: int | None = None,
         *,
         max_batch_tokens: int | None = None,
         sentences: Any = None,
@@ -131,7 +134,9 @@ class CrossEncoder(Model):
             apply_softmax: Scale the scores of each pair, after the activation, to a sum of 1.
             convert_to_numpy: Return an array.
             convert_to_tensor: Return a torch tensor; wins over ``convert_to_numpy``. With neither, a list of tensors.
-            device: Only the device that the model is on; another is an error.
+            device: Several, to start a pool with a worker on each for this call alone; or the one that the model is on.
+            pool: Worker processes of :meth:`start_multi_process_pool` to spread the pairs over.
+            chunk_size: Pairs that a worker gets at a time; None leaves it to their lengths.
             max_batch_tokens: Tokens that are run together, padding included, at most; None is what suits the engine.
             sentences: Older name of ``inputs``.
             activation_fct: Older name of ``activation_fn``.
@@ -144,15 +149,16 @@ class CrossEncoder(Model):
         Raises:
             InputError: If something is not a pair of texts; says which.
             OptionError: If an option's value is wrong.
+            WorkerError: If two of a pool's workers died or failed on the same pairs.
         """
         inputs = _renamed(inputs, sentences, "sentences", "inputs")
         activation_fn = _renamed(activation_fn, activation_fct, "activation_fct", "activation_fn")
         _unused(num_workers)
-        self._check_device(device)
         pairs, single = read_pairs(inputs)
         run = self._run_options(prompt_name, prompt, batch_size, max_batch_tokens, show_progress_bar)
         options = self._options(run, activation_fn, apply_softmax, convert_to_numpy, convert_to_tensor)
-        scores = score(self._pipeline, pairs, options)
+        with self._spread(pool, device, chunk_size, self._pipeline) as spread:
+            scores = score(self._pipeline, pairs, options, spread)
         return scores[0] if single else scores
 
     def rank(
@@ -169,7 +175,9 @@ class CrossEncoder(Model):
         apply_softmax: bool | None = False,
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
-        device: str | None = None,
+        device: str | Sequence[str] | None = None,
+        pool: WorkerPool | None = None,
+        chunk_size: int | None = None,
         *,
         max_batch_tokens: int | None = None,
         activation_fct: ActivationFunction | str | None = None,
@@ -190,7 +198,9 @@ class CrossEncoder(Model):
             apply_softmax: As in :meth:`predict`; makes 1 of every score here, as in sentence-transformers.
             convert_to_numpy: Give scores as ``numpy.float32``.
             convert_to_tensor: Give scores as torch tensors; so they are with neither.
-            device: Only the device that the model is on.
+            device: As in :meth:`predict`.
+            pool: Worker processes to spread the pairs over.
+            chunk_size: Pairs that a worker gets at a time.
             max_batch_tokens: Tokens that are run together, padding included, at most.
             activation_fct: Older name of ``activation_fn``.
             num_workers: Accepted for compatibility; has no effect.
@@ -205,7 +215,6 @@ class CrossEncoder(Model):
         """
         activation_fn = _renamed(activation_fn, activation_fct, "activation_fct", "activation_fn")
         _unused(num_workers)
-        self._check_device(device)
         if self.num_labels != 1:
             raise OptionError(
                 f"rank needs a model with one label; this one has {self.num_labels}",
@@ -216,7 +225,8 @@ class CrossEncoder(Model):
         pairs = _with_query(query, documents)
         run = self._run_options(prompt_name, prompt, batch_size, max_batch_tokens, show_progress_bar)
         options = self._options(run, activation_fn, apply_softmax, convert_to_numpy, convert_to_tensor)
-        scores = score(self._pipeline, pairs, options)
+        with self._spread(pool, device, chunk_size, self._pipeline) as spread:
+            scores = score(self._pipeline, pairs, options, spread)
         order = np.argsort(-_sortable(scores), kind="stable")[:top_k].tolist()
         texts = [{"text": document} if return_documents else {} for _, document in pairs]
         return [{"corpus_id": row, "score": scores[row], **texts[row]} for row in order]

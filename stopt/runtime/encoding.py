@@ -6,6 +6,7 @@ whole call.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,11 +17,12 @@ from stopt.embeddings.codes import Precision, parse_precision
 from stopt.errors import MissingExtra, OptionError, suggest
 from stopt.runtime.arrays import Array, is_tensor
 from stopt.runtime.inputs import read_inputs
-from stopt.runtime.modules import l2_normalize
+from stopt.runtime.modules import Features, l2_normalize
 from stopt.runtime.pipeline import Pipeline, RunOptions
-from stopt.runtime.tokenizer import Text
+from stopt.runtime.spread import Spread
+from stopt.runtime.tokenizer import Ints, Text
 
-__all__ = ["EncodeOptions", "encode", "numpy_array", "require_torch"]
+__all__ = ["EncodeOptions", "embed", "embed_each", "encode", "joined", "numpy_array", "require_torch"]
 
 _OUTPUTS = ("sentence_embedding", "token_embeddings")
 
@@ -53,8 +55,8 @@ class EncodeOptions:
             )
 
 
-def encode(pipeline: Pipeline, inputs: Any, options: EncodeOptions) -> Any:
-    """Encode texts with a model; arguments and result as in :meth:`stopt.SentenceTransformer.encode`."""
+def encode(pipeline: Pipeline, inputs: Any, options: EncodeOptions, spread: Spread | None = None) -> Any:
+    """Encode texts with a model, by itself or in a pool; arguments and result as in :meth:`stopt.SentenceTransformer.encode`."""
     texts, single = read_inputs(inputs)
     ranges = ranges_for_call(
         pipeline.home or pipeline.root,
@@ -64,44 +66,89 @@ def encode(pipeline: Pipeline, inputs: Any, options: EncodeOptions) -> Any:
         truncate_dim=options.truncate_dim,
         normalize=options.normalize,
     )
+    alone = replace(options, precision=None, ranges=None, run=replace(options.run, show_progress=False))
+    shown = options.run.show_progress
+    result: Any
     if options.output_value == "sentence_embedding":
-        result = _finish(_embeddings(pipeline, texts, options), options, ranges)
+        if spread is None:
+            embeddings = embed(pipeline, texts, options)
+        else:
+            embeddings = joined(spread.run(embed, texts, alone, show_progress=shown), len(texts))
+        result = _finish(embeddings, options, ranges)
+    elif spread is None:
+        result = embed_each(pipeline.without_fusing(), texts, options)
     else:
-        result = _per_text(pipeline.without_fusing(), texts, options)
+        parts = spread.run(embed_each, texts, alone, fused=False, show_progress=shown)
+        result = _listed(parts, len(texts))
     return result[0] if single else result
 
 
-def _embeddings(pipeline: Pipeline, texts: list[Text], options: EncodeOptions) -> Array | None:
+def embed(
+    pipeline: Pipeline, texts: Sequence[Text], options: EncodeOptions, positions: Ints | None = None
+) -> Array | None:
     """(N, E) in the engine's array type, in the order of the texts; None for no text."""
-    embeddings: Array | None = None
-    for rows, features in pipeline.stream(texts, options.run):
-        values = features["sentence_embedding"][:, : options.truncate_dim]
-        if options.normalize:
-            values = l2_normalize(values)
-        if embeddings is None:
-            shape = (len(texts), values.shape[1])
-            embeddings = values.new_empty(shape) if is_tensor(values) else np.empty(shape, values.dtype)
-        embeddings[rows] = values
-    return embeddings
+
+    def batches() -> Iterator[tuple[Ints, Array]]:
+        for rows, features in pipeline.stream(texts, options.run, positions):
+            values = features["sentence_embedding"][:, : options.truncate_dim]
+            yield rows, l2_normalize(values) if options.normalize else values
+
+    return joined(batches(), len(texts))
 
 
-def _per_text(pipeline: Pipeline, texts: list[Text], options: EncodeOptions) -> list[Any]:
-    """Token embeddings, or all features, of each text."""
-    found: list[Any] = [None] * len(texts)
-    for rows, features in pipeline.stream(texts, replace(options.run, round_lengths=False)):
-        for place, row in enumerate(rows):
-            if options.output_value == "token_embeddings":
-                if "token_embeddings" not in features:
-                    raise OptionError(
-                        f"{pipeline.session.file} has its pooling inside and gives no token embeddings"
-                    )
-                length = _length(features["attention_mask"][place])
-                found[row] = features["token_embeddings"][place][:length]
+def joined(parts: Iterable[tuple[Ints, Array | None]], count: int) -> Array | None:
+    """Put rows in their places.
+
+    Args:
+        parts: Positions of some rows, and the rows; together every position once.
+        count: Number N of all rows.
+
+    Returns:
+        (N, …) in the parts' array type; None for no row.
+    """
+    whole: Array | None = None
+    for rows, values in parts:
+        assert values is not None
+        if whole is None:
+            shape = (count, *values.shape[1:])
+            whole = values.new_empty(shape) if is_tensor(values) else np.empty(shape, values.dtype)
+        whole[rows] = values
+    return whole
+
+
+def embed_each(
+    pipeline: Pipeline, texts: Sequence[Text], options: EncodeOptions, positions: Ints | None = None
+) -> list[Any]:
+    """Token embeddings, or all features, of each text; of a pipeline with no modules inside of its engine."""
+    run = replace(options.run, round_lengths=False)
+
+    def batches() -> Iterator[tuple[Ints, list[Any]]]:
+        for rows, features in pipeline.stream(texts, run, positions):
+            if options.output_value is None:
+                yield rows, [_of_row(features, place) for place in range(len(rows))]
+            elif "token_embeddings" in features:
+                lengths = map(_length, features["attention_mask"])
+                yield (
+                    rows,
+                    [row[:length] for row, length in zip(features["token_embeddings"], lengths, strict=True)],
+                )
             else:
-                found[row] = {
-                    name: value[place] if getattr(value, "ndim", 0) else value
-                    for name, value in features.items()
-                }
+                raise OptionError(
+                    f"{pipeline.session.file} has its pooling inside and gives no token embeddings"
+                )
+
+    return _listed(batches(), len(texts))
+
+
+def _of_row(features: Features, place: int) -> dict[str, Any]:
+    return {name: value[place] if getattr(value, "ndim", 0) else value for name, value in features.items()}
+
+
+def _listed(parts: Iterable[tuple[Ints, Sequence[Any]]], count: int) -> list[Any]:
+    found: list[Any] = [None] * count
+    for rows, values in parts:
+        for row, value in zip(rows.tolist(), values, strict=True):
+            found[row] = value
     return found
 
 

@@ -12,6 +12,7 @@ import io
 import pickle
 import struct
 import traceback
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -40,11 +41,14 @@ class Stream(Protocol):
         """Write what there is room for."""
 
 
-# the read-only mappings in specs have no pickling of their own
-_REDUCERS: Mapping[type, Any] = {
-    **copyreg.dispatch_table,
-    MappingProxyType: lambda proxy: (MappingProxyType, (dict(proxy),)),
-}
+def _read_only(values: dict[Any, Any]) -> Mapping[Any, Any]:
+    return MappingProxyType(values)
+
+
+# the read-only mappings in specs have no pickling of their own; others may be registered later, as torch's are
+_REDUCERS: Mapping[type, Any] = ChainMap(
+    {MappingProxyType: lambda proxy: (_read_only, (dict(proxy),))}, copyreg.dispatch_table
+)
 
 
 def pack(value: Any) -> Parts:

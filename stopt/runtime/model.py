@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 from stopt.errors import OptionError, StoptWarning, suggest
+from stopt.runtime.devices import pool_devices
 from stopt.runtime.loading import LoadRequest, check_length, open_pipeline
 from stopt.runtime.pipeline import Pipeline, RunOptions
+from stopt.runtime.spread import PipelineSource, Spread
+from stopt.runtime.workers import WorkerPool
 from stopt.spec import ModelKind, merge_prompts
 
 __all__ = ["DOCUMENT_PROMPTS", "Model"]
@@ -102,7 +106,35 @@ class Model:
             return name
         return next((each for each in DOCUMENT_PROMPTS if each in self.prompts), None)
 
-    def _check_device(self, device: str | None) -> None:
+    @contextmanager
+    def _spread(
+        self,
+        pool: WorkerPool | None,
+        device: str | Sequence[str | None] | None,
+        chunk_size: int | None,
+        route: Pipeline,
+    ) -> Iterator[Spread | None]:
+        """How a call is spread over a pool: the one given, or one for this call if there are several devices."""
+        if pool is not None:
+            if not isinstance(pool, WorkerPool):
+                raise OptionError(
+                    f"pool is {type(pool).__name__}, expected a WorkerPool",
+                    "start one with start_multi_process_pool()",
+                )
+            if not isinstance(pool.source, PipelineSource) or not pool.source.serves(self._pipeline):
+                raise OptionError(
+                    "the pool has another model open than this one",
+                    "start one with this model's start_multi_process_pool()",
+                )
+            yield Spread(pool, self._pipeline, route, chunk_size)
+        elif isinstance(device, list | tuple):
+            with self.start_multi_process_pool(device) as pool:
+                yield Spread(pool, self._pipeline, route, chunk_size)
+        else:
+            self._check_device(device)
+            yield None
+
+    def _check_device(self, device: object) -> None:
         """Raise unless ``device`` is where the model is, in the engine's words or by kind (``cpu``)."""
         actual = self.device
         if device is None or str(device) == actual:
@@ -130,6 +162,39 @@ class Model:
                 f"use encode_query or encode_document, or task= with one of {', '.join(routes)}",
             )
         raise OptionError(f"this model has no route for task {name!r}", suggest(name, list(routes)))
+
+    # -- several processes -----------------------------------------------------------------------------------
+
+    def start_multi_process_pool(self, target_devices: Sequence[str | None] | None = None) -> WorkerPool:
+        """Start worker processes that have this model open, for ``pool=`` of the methods that run texts.
+
+        Args:
+            target_devices: The device of each worker, such as ``["cuda:0", "cuda:1"]`` or ``["cpu", "cpu"]``. None is
+                every device of the model's kind; of processors, four workers, or as many as there are cores if those
+                are fewer. Workers on processors share the cores that the model may use.
+
+        Returns:
+            The pool; a context manager. Stop it with its ``close()``, or :meth:`stop_multi_process_pool`.
+
+        Raises:
+            OptionError: If the model was opened with what another process cannot have, or a device is not there.
+            WorkerError: If a worker does not start.
+        """
+        source = PipelineSource.of(self._pipeline)
+        if target_devices is None:
+            target_devices = pool_devices(self.device, source.options.threads)
+        if isinstance(target_devices, str):
+            raise OptionError(
+                f"target_devices is {target_devices!r}, expected a list of devices",
+                f"one for each worker: [{target_devices!r}, {target_devices!r}]",
+            )
+        devices = [None if each is None else str(each) for each in target_devices]  # torch's devices too
+        return WorkerPool(source, devices, source.options.threads)
+
+    @staticmethod
+    def stop_multi_process_pool(pool: WorkerPool) -> None:
+        """End the processes of a pool."""
+        pool.close()
 
     # -- what it is ------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,15 +11,15 @@ from types import MappingProxyType
 
 import numpy as np
 
-from stopt.errors import OptionError
+from stopt.errors import ForkError, OptionError
 from stopt.runtime.batching import BatchLimits, plan_batches
 from stopt.runtime.modules import AutoEncoder, Features, Module, load_modules
 from stopt.runtime.options import EngineOptions, OnnxOptions, OpenVinoOptions
 from stopt.runtime.sessions import Session, open_file, open_session
 from stopt.runtime.tokenizer import Batch, Ints, Text, TextTokenizer, Tokens
-from stopt.spec import ModelSpec, Pooling, PoolingMode
+from stopt.spec import Backend, ModelSpec, Pooling, PoolingMode
 
-__all__ = ["Pipeline", "RunOptions"]
+__all__ = ["Pipeline", "RunOptions", "characters"]
 
 # texts are tokenised a few batches ahead of the engine: enough to sort, little enough to start at once
 BATCHES_AHEAD = 16
@@ -65,6 +66,7 @@ class Pipeline:
         device: The device that was asked for.
         routes: Pipelines of a Router's routes by name, this one among them; empty without one.
         home: The folder that was asked for, where ``root`` is its conversion in the cache; None is ``root``.
+        owner: The process that opened the engine.
     """
 
     root: Path
@@ -76,6 +78,7 @@ class Pipeline:
     device: str | None = None
     routes: Mapping[str, Pipeline] = field(default_factory=lambda: MappingProxyType({}))
     home: Path | None = None
+    owner: int = field(default_factory=os.getpid)
 
     @classmethod
     def open(
@@ -150,6 +153,7 @@ class Pipeline:
             Features as sentence-transformers names them, the batch's own included; those that stay inside of the
             engine's graph are not there.
         """
+        self._check_process()
         return self._complete(batch, self.session.run(batch))
 
     def _complete(self, batch: Batch, found: Features) -> Features:
@@ -163,36 +167,54 @@ class Pipeline:
             features = module(features)
         return features
 
+    def _check_process(self) -> None:
+        """Raise where an engine would wait for threads that fork has not copied."""
+        if os.getpid() != self.owner and self.session.backend is not Backend.NUMPY:
+            raise ForkError(
+                f"the model was opened in process {self.owner}, and this is a copy of that made by fork; "
+                f"{self.session.backend.value} does not survive one",
+                "open the model in this process, or use start_multi_process_pool(), which starts fresh ones",
+            )
+
     def stream(
-        self, texts: Sequence[Text], options: RunOptions | None = None
+        self, texts: Sequence[Text], options: RunOptions | None = None, positions: Ints | None = None
     ) -> Iterator[tuple[Ints, Features]]:
         """Run texts in batches of similar length, the engine always a few batches ahead.
+
+        Args:
+            texts: Texts or pairs.
+            options: How they are run.
+            positions: Where they stand in the caller's call, for messages; None is 0, 1, 2 …
 
         Yields:
             Positions in ``texts`` of a batch's rows, and the batch's features.
         """
+        self._check_process()
         options = options or RunOptions()
+        positions = np.arange(len(texts)) if positions is None else positions
         if not options.show_progress:
-            yield from self._stream(texts, options)
+            yield from self._stream(texts, options, positions)
             return
         from tqdm import tqdm
 
         with tqdm(total=len(texts), desc="Encoding", unit="text") as bar:
-            for rows, features in self._stream(texts, options):
+            for rows, features in self._stream(texts, options, positions):
                 yield rows, features
                 bar.update(len(rows))
 
-    def _stream(self, texts: Sequence[Text], options: RunOptions) -> Iterator[tuple[Ints, Features]]:
+    def _stream(
+        self, texts: Sequence[Text], options: RunOptions, positions: Ints
+    ) -> Iterator[tuple[Ints, Features]]:
         prompt_length = self.tokenizer.count_prompt(options.prompt) if options.prompt else 0
         limits = self._limits(options)
         if len(texts) == 1:  # a query: nothing to sort, nothing to overlap
-            tokens = self.tokenizer.tokenize(_prefixed(texts, options.prompt))
+            tokens = self.tokenizer.tokenize(_prefixed(texts, options.prompt), positions.tolist())
             yield np.zeros(1, np.int64), self.run(self._padded(tokens, limits, prompt_length))
             return
         waiting: deque[tuple[Ints, Batch]] = deque()
 
         def batches() -> Iterator[Batch]:
-            for rows, tokens in self._batches(texts, options.prompt, limits):
+            for rows, tokens in self._batches(texts, options.prompt, limits, positions):
                 batch = self._padded(tokens, limits, prompt_length)
                 waiting.append((rows, batch))
                 yield batch
@@ -202,10 +224,10 @@ class Pipeline:
             yield rows, self._complete(batch, found)
 
     def _batches(
-        self, texts: Sequence[Text], prompt: str, limits: BatchLimits
+        self, texts: Sequence[Text], prompt: str, limits: BatchLimits, positions: Ints
     ) -> Iterator[tuple[Ints, list[Tokens]]]:
         """Tokenise texts in order of characters, a few batches' worth at a time, and batch them in order of tokens."""
-        lengths = np.fromiter((_characters(text) for text in texts), np.int64, len(texts))
+        lengths = np.fromiter((characters(text) for text in texts), np.int64, len(texts))
         order = np.argsort(-lengths, kind="stable")
         rows, tokens = np.empty(0, np.int64), list[Tokens]()
         start = 0
@@ -213,7 +235,9 @@ class Pipeline:
             new = order[start:end]
             start = end
             rows = np.concatenate([rows, new])
-            tokens += self.tokenizer.tokenize(_prefixed([texts[row] for row in new], prompt), new.tolist())
+            tokens += self.tokenizer.tokenize(
+                _prefixed([texts[row] for row in new], prompt), positions[new].tolist()
+            )
             plan = list(plan_batches([len(row) for row in tokens], limits))
             # the last batch may be short: it waits for texts of its length, unless there are no more
             rest = plan.pop() if end < len(order) else np.empty(0, np.int64)
@@ -277,7 +301,8 @@ def _portions(lengths: Ints, limits: BatchLimits) -> list[int]:
     return ends
 
 
-def _characters(text: Text) -> int:
+def characters(text: Text) -> int:
+    """How long a text is, or both of a pair."""
     return len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
 
 

@@ -6,19 +6,21 @@ The order of steps is sentence-transformers': logits, activation, softmax, and o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from stopt.errors import OptionError, suggest
 from stopt.runtime.arrays import Array, is_tensor, namespace
-from stopt.runtime.encoding import numpy_array, require_torch
+from stopt.runtime.encoding import joined, numpy_array, require_torch
 from stopt.runtime.modules import activate
 from stopt.runtime.pipeline import Pipeline, RunOptions
+from stopt.runtime.spread import Spread
+from stopt.runtime.tokenizer import Ints
 from stopt.spec import SCORES, Activation
 
-__all__ = ["ActivationFunction", "ScoreOptions", "parse_activation", "score"]
+__all__ = ["ActivationFunction", "ScoreOptions", "find_logits", "parse_activation", "score"]
 
 ActivationFunction = Activation | Callable[[Any], Any]
 
@@ -34,9 +36,19 @@ class ScoreOptions:
     as_tensor: bool = False
 
 
-def score(pipeline: Pipeline, pairs: Sequence[tuple[str, str]], options: ScoreOptions) -> Any:
-    """Score pairs with a cross-encoder; result as in :meth:`stopt.CrossEncoder.predict`."""
-    logits = _logits(pipeline, pairs, options.run)
+def score(
+    pipeline: Pipeline,
+    pairs: Sequence[tuple[str, str]],
+    options: ScoreOptions,
+    spread: Spread | None = None,
+) -> Any:
+    """Score pairs with a cross-encoder, by itself or in a pool; result as in :meth:`stopt.CrossEncoder.predict`."""
+    if spread is None:
+        logits = find_logits(pipeline, pairs, options.run)
+    else:
+        alone = replace(options.run, show_progress=False)
+        parts = spread.run(find_logits, pairs, alone, show_progress=options.run.show_progress)
+        logits = joined(parts, len(pairs))
     if logits is None:
         if options.as_tensor:
             return require_torch().empty(0)
@@ -81,16 +93,15 @@ def parse_activation(value: ActivationFunction | str) -> ActivationFunction:
     return value
 
 
-def _logits(pipeline: Pipeline, pairs: Sequence[tuple[str, str]], options: RunOptions) -> Array | None:
+def find_logits(
+    pipeline: Pipeline,
+    pairs: Sequence[tuple[str, str]],
+    options: RunOptions,
+    positions: Ints | None = None,
+) -> Array | None:
     """(N, labels) in the engine's array type, in the order of the pairs; None for no pair."""
-    logits: Array | None = None
-    for rows, features in pipeline.stream(pairs, options):
-        values = features[SCORES]
-        if logits is None:
-            shape = (len(pairs), values.shape[1])
-            logits = values.new_empty(shape) if is_tensor(values) else np.empty(shape, values.dtype)
-        logits[rows] = values
-    return logits
+    batches = pipeline.stream(pairs, options, positions)
+    return joined(((rows, features[SCORES]) for rows, features in batches), len(pairs))
 
 
 def _activated(logits: Array, function: ActivationFunction) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from stopt.runtime.arrays import Array
 from stopt.runtime.encoding import EncodeOptions, encode
 from stopt.runtime.loading import LoadRequest
 from stopt.runtime.model import Model
+from stopt.runtime.workers import WorkerPool
 from stopt.spec import ModelKind, Similarity
 
 __all__ = ["SentenceTransformer"]
@@ -100,9 +101,11 @@ class SentenceTransformer(Model):
         precision: str | None = "float32",
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
-        device: str | None = None,
+        device: str | Sequence[str] | None = None,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
+        pool: WorkerPool | None = None,
+        chunk_size: int | None = None,
         *,
         max_batch_tokens: int | None = None,
         task: str | None = None,
@@ -122,9 +125,11 @@ class SentenceTransformer(Model):
             precision: ``float32``, or ``int8``, ``uint8``, ``binary``, ``ubinary``: quantised over the whole call.
             convert_to_numpy: Return an array.
             convert_to_tensor: Return a torch tensor; wins over ``convert_to_numpy``. With neither, a list of tensors.
-            device: Only the device that the model is on; another is an error.
+            device: Several, to start a pool with a worker on each for this call alone; or the one that the model is on.
             normalize_embeddings: Scale embeddings to unit length, after truncation.
             truncate_dim: Leading dimensions to keep; None is the model's ``truncate_dim``.
+            pool: Worker processes of :meth:`start_multi_process_pool` to spread the texts over.
+            chunk_size: Texts that a worker gets at a time; None leaves it to their lengths.
             max_batch_tokens: Tokens that are run together, padding included, at most; None is what suits the engine.
             task: Route to take, of a model with a Router.
             ranges: :class:`~stopt.Ranges` of the dimensions for int8 and uint8, or their array (2, E); None is those
@@ -139,11 +144,11 @@ class SentenceTransformer(Model):
         Raises:
             InputError: If something is not a text; says which.
             OptionError: If an option's value is wrong, or there are no ranges that hold for such embeddings.
+            WorkerError: If two of a pool's workers died or failed on the same texts.
         """
         if sentences is not None:
             warnings.warn("sentences= is now called inputs=", DeprecationWarning, stacklevel=2)
             inputs = sentences if inputs is None else inputs
-        self._check_device(device)
         options = EncodeOptions(
             run=self._run_options(prompt_name, prompt, batch_size, max_batch_tokens, show_progress_bar),
             output_value=output_value,
@@ -154,7 +159,9 @@ class SentenceTransformer(Model):
             truncate_dim=self.truncate_dim if truncate_dim is None else truncate_dim,
             ranges=ranges,
         )
-        return encode(self._route(task), inputs, options)
+        route = self._route(task)
+        with self._spread(pool, device, chunk_size, route) as spread:
+            return encode(route, inputs, options, spread)
 
     def encode_query(
         self,
@@ -167,9 +174,11 @@ class SentenceTransformer(Model):
         precision: str | None = "float32",
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
-        device: str | None = None,
+        device: str | Sequence[str] | None = None,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
+        pool: WorkerPool | None = None,
+        chunk_size: int | None = None,
         *,
         max_batch_tokens: int | None = None,
         ranges: CallRanges = None,
@@ -188,6 +197,8 @@ class SentenceTransformer(Model):
             device,
             normalize_embeddings,
             truncate_dim,
+            pool,
+            chunk_size,
             max_batch_tokens=max_batch_tokens,
             task="query" if self._pipeline.routes else None,
             ranges=ranges,
@@ -204,9 +215,11 @@ class SentenceTransformer(Model):
         precision: str | None = "float32",
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
-        device: str | None = None,
+        device: str | Sequence[str] | None = None,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
+        pool: WorkerPool | None = None,
+        chunk_size: int | None = None,
         *,
         max_batch_tokens: int | None = None,
         ranges: CallRanges = None,
@@ -225,6 +238,8 @@ class SentenceTransformer(Model):
             device,
             normalize_embeddings,
             truncate_dim,
+            pool,
+            chunk_size,
             max_batch_tokens=max_batch_tokens,
             task="document" if self._pipeline.routes else None,
             ranges=ranges,

@@ -25,6 +25,7 @@ __all__ = [
     "read_embeddings",
     "require_scipy",
     "split_tensor",
+    "strongest_tensor",
 ]
 
 _PASS = "pass what encode() returned"
@@ -47,10 +48,11 @@ class SparseRows:
     width: int
 
     @classmethod
-    def from_dense(cls, array: npt.NDArray[Any]) -> SparseRows:
-        """Take the values that are not zero out of (N, V)."""
+    def from_dense(cls, array: npt.NDArray[Any], limit: int | None = None) -> SparseRows:
+        """Take the values that are not zero out of (N, V); of each vector ``limit`` at most, as :meth:`strongest`."""
         rows, columns = np.nonzero(array)
-        return cls.from_pairs(rows, columns, array[rows, columns], (len(array), array.shape[1]))
+        found = cls.from_pairs(rows, columns, array[rows, columns], (len(array), array.shape[1]))
+        return found if limit is None else found.strongest(limit)
 
     @classmethod
     def from_pairs(
@@ -145,21 +147,16 @@ def _starts(counts: Ints) -> Ints:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
 
 
-def collect_rows(
-    batches: Iterable[tuple[Ints, npt.NDArray[Any]]], count: int, limit: int | None
-) -> SparseRows:
-    """Put the vectors of batches in the order of their texts.
+def collect_rows(parts: Iterable[tuple[Ints, SparseRows]], count: int) -> SparseRows:
+    """Put vectors in the order of their texts.
 
     Args:
-        batches: Positions of a batch's texts, and their vectors (B, V); together every position once.
+        parts: Positions of some texts, and their vectors; together every position once.
         count: Number N of all texts; at least 1.
-        limit: Values that are kept of each vector, the largest in absolute value; None keeps all.
     """
     counts = np.zeros(count, np.int64)
     pieces: list[tuple[Ints, SparseRows]] = []
-    for places, dense in batches:
-        piece = SparseRows.from_dense(dense)
-        piece = piece if limit is None else piece.strongest(limit)
+    for places, piece in parts:
         counts[places] = piece.counts
         pieces.append((places, piece))
     starts = _starts(counts)
@@ -173,19 +170,26 @@ def collect_rows(
     return SparseRows(starts, columns, values, width)
 
 
-def collect_tensor(batches: Iterable[tuple[Ints, Array]], count: int, limit: int | None) -> Any:
-    """Like :func:`collect_rows` for torch's tensors: a coalesced COO tensor (N, V) of their dtype, on their device."""
+def strongest_tensor(dense: Array, limit: int | None) -> Any:
+    """Take the values that are not zero out of a tensor (N, V), of each vector ``limit`` at most: coalesced COO."""
+    torch = require_torch()
+    if limit is not None:
+        # torch's own choice among equal values, as in sentence-transformers
+        chosen = torch.topk(dense.abs(), min(limit, dense.shape[1]), dim=-1).indices
+        dense = torch.zeros_like(dense).scatter_(-1, chosen, dense.gather(-1, chosen))
+    indices = torch.stack(dense.nonzero(as_tuple=True))
+    return _coo(torch, indices, dense[indices[0], indices[1]], tuple(dense.shape), is_coalesced=True)
+
+
+def collect_tensor(parts: Iterable[tuple[Ints, Any]], count: int) -> Any:
+    """Like :func:`collect_rows` for torch's coalesced COO tensors; the result (N, V) is one, on their device."""
     torch = require_torch()
     indices, values, width = [], [], 0
-    for places, dense in batches:
-        width = dense.shape[1]
-        if limit is not None:
-            # torch's own choice among equal values, as in sentence-transformers
-            chosen = torch.topk(dense.abs(), min(limit, width), dim=-1).indices
-            dense = torch.zeros_like(dense).scatter_(-1, chosen, dense.gather(-1, chosen))
-        rows, columns = dense.nonzero(as_tuple=True)
-        values.append(dense[rows, columns])
-        indices.append(torch.stack([torch.from_numpy(places).to(dense.device)[rows], columns]))
+    for places, piece in parts:
+        width = piece.shape[1]
+        rows, columns = piece.indices()
+        values.append(piece.values())
+        indices.append(torch.stack([torch.from_numpy(places).to(rows.device)[rows], columns]))
     found = _coo(torch, torch.cat(indices, dim=1), torch.cat(values), (count, width))
     return found.coalesce()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from stopt.runtime.options import TorchOptions
 from stopt.runtime.sparse_arrays import read_embeddings
 from stopt.runtime.sparse_encoding import SparseOptions, autoencoder, encode_sparse
 from stopt.runtime.sparse_similarity import intersect, sparse_pairwise_similarity, sparse_similarity
+from stopt.runtime.workers import WorkerPool
 from stopt.spec import ModelKind, Similarity
 
 __all__ = ["SparseEncoder"]
@@ -107,8 +108,10 @@ class SparseEncoder(Model):
         convert_to_tensor: bool | None = None,
         convert_to_sparse_tensor: bool = True,
         save_to_cpu: bool = False,
-        device: str | None = None,
+        device: str | Sequence[str] | None = None,
         max_active_dims: int | None = None,
+        pool: WorkerPool | None = None,
+        chunk_size: int | None = None,
         *,
         max_batch_tokens: int | None = None,
         task: str | None = None,
@@ -127,8 +130,10 @@ class SparseEncoder(Model):
                 sentence-transformers it is True.
             convert_to_sparse_tensor: False returns dense arrays: tensors or numpy's.
             save_to_cpu: Move tensors to the CPU.
-            device: Only the device that the model is on; another is an error.
+            device: Several, to start a pool with a worker on each for this call alone; or the one that the model is on.
             max_active_dims: Values to keep of each embedding; None is the model's ``max_active_dims``.
+            pool: Worker processes of :meth:`start_multi_process_pool` to spread the texts over.
+            chunk_size: Texts that a worker gets at a time; None leaves it to their lengths.
             max_batch_tokens: Tokens that are run together, padding included, at most; None is what suits the engine.
             task: Route to take, of a model with a Router.
             sentences: Older name of ``inputs``.
@@ -140,12 +145,12 @@ class SparseEncoder(Model):
         Raises:
             InputError: If something is not a text; says which.
             OptionError: If an option's value is wrong.
+            WorkerError: If two of a pool's workers died or failed on the same texts.
             MissingExtra: If SciPy, or torch where it was asked for, is not installed.
         """
         if sentences is not None:
             warnings.warn("sentences= is now called inputs=", DeprecationWarning, stacklevel=2)
             inputs = sentences if inputs is None else inputs
-        self._check_device(device)
         limit = self.max_active_dims if max_active_dims is None else max_active_dims
         _check_count("max_active_dims", limit)
         in_torch = isinstance(self._pipeline.options, TorchOptions)
@@ -157,7 +162,9 @@ class SparseEncoder(Model):
             listed=convert_to_tensor is False,
             device=self.device if in_torch and not save_to_cpu else "cpu",
         )
-        return encode_sparse(self._route(task), inputs, options)
+        route = self._route(task)
+        with self._spread(pool, device, chunk_size, route) as spread:
+            return encode_sparse(route, inputs, options, spread)
 
     def encode_query(
         self,
@@ -169,8 +176,10 @@ class SparseEncoder(Model):
         convert_to_tensor: bool | None = None,
         convert_to_sparse_tensor: bool = True,
         save_to_cpu: bool = False,
-        device: str | None = None,
+        device: str | Sequence[str] | None = None,
         max_active_dims: int | None = None,
+        pool: WorkerPool | None = None,
+        chunk_size: int | None = None,
         *,
         max_batch_tokens: int | None = None,
     ) -> Any:
@@ -186,6 +195,8 @@ class SparseEncoder(Model):
             save_to_cpu,
             device,
             max_active_dims,
+            pool,
+            chunk_size,
             max_batch_tokens=max_batch_tokens,
             task="query" if self._pipeline.routes else None,
         )
@@ -200,8 +211,10 @@ class SparseEncoder(Model):
         convert_to_tensor: bool | None = None,
         convert_to_sparse_tensor: bool = True,
         save_to_cpu: bool = False,
-        device: str | None = None,
+        device: str | Sequence[str] | None = None,
         max_active_dims: int | None = None,
+        pool: WorkerPool | None = None,
+        chunk_size: int | None = None,
         *,
         max_batch_tokens: int | None = None,
     ) -> Any:
@@ -217,6 +230,8 @@ class SparseEncoder(Model):
             save_to_cpu,
             device,
             max_active_dims,
+            pool,
+            chunk_size,
             max_batch_tokens=max_batch_tokens,
             task="document" if self._pipeline.routes else None,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from stopt.errors import OptionError
-from stopt.runtime.arrays import is_tensor
+from stopt.runtime.arrays import Array, is_tensor
 from stopt.runtime.encoding import require_torch
 from stopt.runtime.inputs import read_inputs
 from stopt.runtime.pipeline import Pipeline, RunOptions
@@ -19,10 +20,13 @@ from stopt.runtime.sparse_arrays import (
     collect_tensor,
     require_scipy,
     split_tensor,
+    strongest_tensor,
 )
+from stopt.runtime.spread import Spread
+from stopt.runtime.tokenizer import Ints, Text
 from stopt.spec import SENTENCE, SparseAutoEncoder
 
-__all__ = ["SparseOptions", "autoencoder", "encode_sparse"]
+__all__ = ["SparseOptions", "autoencoder", "embed_sparse", "encode_sparse"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,24 +50,51 @@ class SparseOptions:
     device: str = "cpu"
 
 
-def encode_sparse(pipeline: Pipeline, inputs: Any, options: SparseOptions) -> Any:
-    """Encode texts with a model; arguments and result as in :meth:`stopt.SparseEncoder.encode`."""
+def encode_sparse(
+    pipeline: Pipeline, inputs: Any, options: SparseOptions, spread: Spread | None = None
+) -> Any:
+    """Encode texts with a model, by itself or in a pool; arguments and result as in :meth:`stopt.SparseEncoder.encode`."""
     if options.as_tensor:
         require_torch()
     elif options.sparse:
         require_scipy()
     texts, single = read_inputs(inputs)
-    pipeline = _limited(pipeline, options.limit)
+    _check_limit(pipeline, options.limit)
     if not texts:
         return _nothing(pipeline.spec.embedding_dimension, options)
-    batches = ((rows, features[SENTENCE]) for rows, features in pipeline.stream(texts, options.run))
-    first = next(batches)
-    collect = collect_tensor if is_tensor(first[1]) else collect_rows
-    found = collect(chain([first], batches), len(texts), options.limit)
+    if spread is None:
+        found = embed_sparse(pipeline, texts, options)
+    else:
+        options = replace(options, device="cpu")  # where workers' results come to
+        alone = replace(options, run=replace(options.run, show_progress=False))
+        found = _collected(
+            spread.run(embed_sparse, texts, alone, show_progress=options.run.show_progress), len(texts)
+        )
     # a row is best taken before the matrix is made
     options = replace(options, listed=options.listed or single)
     result = _of_tensor(found, options) if options.as_tensor else _of_rows(found, options)
     return result[0] if single else result
+
+
+def embed_sparse(
+    pipeline: Pipeline, texts: Sequence[Text], options: SparseOptions, positions: Ints | None = None
+) -> Any:
+    """N vectors in the order of the texts: :class:`SparseRows`, or a COO tensor if the engine is torch; N is at least 1."""
+    limited = _limited(pipeline, options.limit)
+    batches = limited.stream(texts, options.run, positions)
+    return _collected(
+        ((rows, _sparse(features[SENTENCE], options.limit)) for rows, features in batches), len(texts)
+    )
+
+
+def _sparse(dense: Array, limit: int | None) -> Any:
+    return strongest_tensor(dense, limit) if is_tensor(dense) else SparseRows.from_dense(dense, limit)
+
+
+def _collected(parts: Iterator[tuple[Ints, Any]], count: int) -> Any:
+    first = next(parts)
+    collect = collect_tensor if is_tensor(first[1]) else collect_rows
+    return collect(chain([first], parts), count)
 
 
 def autoencoder(pipeline: Pipeline) -> SparseAutoEncoder | None:
@@ -97,11 +128,15 @@ def _of_rows(rows: SparseRows, options: SparseOptions) -> Any:
 def _limited(pipeline: Pipeline, limit: int | None) -> Pipeline:
     """The pipeline with an autoencoder that keeps as many values."""
     auto = autoencoder(pipeline)
-    if auto is None or limit is None or limit == auto.k:
-        return pipeline
-    if limit > auto.hidden_dim:
+    unchanged = auto is None or limit is None or limit == auto.k
+    return pipeline if unchanged or limit is None else pipeline.with_max_active_dims(limit)
+
+
+def _check_limit(pipeline: Pipeline, limit: int | None) -> None:
+    """Raise unless a model's autoencoder, if it has one, can keep as many values."""
+    auto = autoencoder(pipeline)
+    if auto is not None and limit is not None and limit > auto.hidden_dim:
         raise OptionError(
             f"max_active_dims {limit} is more than the model's {auto.hidden_dim} dimensions",
             f"use at most {auto.hidden_dim}",
         )
-    return pipeline.with_max_active_dims(limit)
