@@ -14,7 +14,8 @@
     ├── ParityError               exit 3   a file's vectors are too far from torch's; .report has the figures
     ├── SpaceError                exit 3   queries and an index are of different models, or of different forms of one
     ├── UntrustedModel            exit 4   the folder wants to run code or to leave itself
-    └── CorruptModel              exit 4   a file is cut short, not what its name says, or contradicts another
+    ├── CorruptModel              exit 4   a file is cut short, not what its name says, or contradicts another
+    └── ResourceLimitError        exit 4   opening a file would take more time or memory than a model of its size needs
 
 Each carries a ``hint``: the one thing to do next. Misuse by a calling program that no user can cause stays a
 plain ``TypeError`` or ``ValueError``.
@@ -39,6 +40,7 @@ __all__ = [
     "OptionError",
     "ParityError",
     "PushError",
+    "ResourceLimitError",
     "SourceError",
     "SpaceError",
     "StoptError",
@@ -188,6 +190,12 @@ class UntrustedModel(StoptError):
 
 class CorruptModel(StoptError):
     """A file is cut short, is not what its name says, or contradicts another file."""
+
+    exit_code = 4
+
+
+class ResourceLimitError(StoptError):
+    """Opening a file would take more time or memory than a model of its size needs, or did so where that was tried."""
 
     exit_code = 4
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -15,7 +16,9 @@ from typing import Any
 from stopt.errors import CorruptModel, SourceError, UntrustedModel
 
 __all__ = [
+    "MAX_TOKENIZER_BYTES",
     "contained",
+    "parse_json",
     "parse_json_object",
     "parse_texts",
     "read_json",
@@ -24,8 +27,12 @@ __all__ = [
     "stream_texts",
 ]
 
+# config.json with the names of 100,000 labels, or tokenizer_config.json with as many added tokens, have about 8 MB
+MAX_JSON_BYTES = 20_000_000
 # tokenizer.json of the largest multilingual vocabularies (256k entries) is about 35 MB
-MAX_JSON_BYTES = 200_000_000
+MAX_TOKENIZER_BYTES = 200_000_000
+# objects and lists in a file: parsed, each takes 100 bytes or more, of two in the file
+MAX_CONTAINERS = 2_000_000
 # beyond these, file systems answer with an error of their own
 MAX_PATH, MAX_NAME = 1_000, 250
 
@@ -68,36 +75,76 @@ def contained(root: Path, *parts: str) -> Path:
     return path
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, most: int = MAX_JSON_BYTES) -> Any:
     """Parse a JSON file strictly: no duplicate keys, no NaN, bounded size and depth.
+
+    Args:
+        path: The file.
+        most: Bytes that it may have.
 
     Raises:
         SourceError: If the file is missing or cannot be read.
         CorruptModel: If it is not JSON, or JSON that two readers would understand differently.
     """
     try:
-        size = path.stat().st_size
-        if size > MAX_JSON_BYTES:
-            raise CorruptModel(f"{path} has {size:,} bytes, too many for a JSON file of a model")
-        text = path.read_text(encoding="utf-8")
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(
+            status.st_mode
+        ):  # a pipe would be waited for
+            raise CorruptModel(f"{path} is not a regular file", "is this the folder of a model?")
+        if status.st_size > most:
+            raise CorruptModel(
+                f"{path} has {status.st_size:,} bytes, too many for a JSON file of a model",
+                f"the most that stopt reads are {most:,}",
+            )
+        data = path.read_bytes()
     except FileNotFoundError as error:
         raise SourceError(
             f"{path} is missing", "is this the folder of a sentence-transformers model?"
         ) from error
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from error
+    return parse_json(data, str(path))
+
+
+def parse_json(data: bytes, name: str) -> Any:
+    """Parse JSON as :func:`read_json` does.
+
+    Args:
+        data: UTF-8 text.
+        name: What to call it in messages.
+
+    Raises:
+        CorruptModel: If it is not JSON, or JSON that two readers would understand differently.
+    """
+    if data.count(b"[") + data.count(b"{") > MAX_CONTAINERS:
+        raise CorruptModel(
+            f"{name} has more than {MAX_CONTAINERS:,} lists and objects", "fetch the file again"
+        )
+    try:
+        value = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+        # a lone surrogate is no text, and fails only where it is written or used as a path
+        if b"\\u" in data:
+            json.dumps(value, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
-        raise CorruptModel(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
-    return _parse_json(text, str(path))
+        raise CorruptModel(
+            f"{name} is not UTF-8 text: {error.reason} at byte {error.start}", "fetch the file again"
+        ) from error
+    except UnicodeEncodeError as error:
+        raise CorruptModel(f"{name} has a lone surrogate in a text", "fetch the file again") from error
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else f"{error!s:.300}"
+        raise CorruptModel(f"{name} is not valid JSON: {reason}", "fetch the file again") from error
+    return value
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path, most: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """Like :func:`read_json`, for a file that must hold an object.
 
     Raises:
         CorruptModel: Also if the file holds something else than an object.
     """
-    return _object(read_json(path), str(path))
+    return _object(read_json(path, most), str(path))
 
 
 def parse_json_object(text: str, name: str) -> dict[str, Any]:
@@ -106,15 +153,7 @@ def parse_json_object(text: str, name: str) -> dict[str, Any]:
     Raises:
         CorruptModel: If it is not JSON, or something else than an object.
     """
-    return _object(_parse_json(text, name), name)
-
-
-def _parse_json(text: str, name: str) -> Any:
-    try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise CorruptModel(f"{name} is not valid JSON: {reason}", "fetch the file again") from error
+    return _object(parse_json(text.encode(errors="surrogatepass"), name), name)
 
 
 def _object(value: Any, name: str) -> dict[str, Any]:
@@ -178,9 +217,9 @@ def parse_texts(lines: Iterable[str], *, jsonl: bool, column: str, name: str) ->
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} appears twice")
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {twice!r:.120} appears twice")
     return found
 
 

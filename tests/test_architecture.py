@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("stopt.folder", "stopt.graph_data", "stopt.layers", "stopt.spec"),
     (
         "stopt.artifact",
+        "stopt.cache",
         "stopt.examples",
         "stopt.hub",
         "stopt.parts",
@@ -62,6 +63,7 @@ WITHIN = {
     "stopt.parity": {"transformers"},
     "stopt.runtime.arrays": {"torch"},
     "stopt.runtime.encoding": {"torch"},
+    "stopt.runtime.trial": {"onnxruntime", "openvino"},
 }
 
 LINES_OF_A_MODULE = 400

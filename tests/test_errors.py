@@ -15,6 +15,7 @@ from stopt.errors import (
     OptionError,
     ParityError,
     PushError,
+    ResourceLimitError,
     SourceError,
     SpaceError,
     StoptError,
@@ -40,6 +41,7 @@ EXIT_CODES = {
     SpaceError: 3,
     UntrustedModel: 4,
     CorruptModel: 4,
+    ResourceLimitError: 4,
 }
 
 

@@ -160,8 +160,40 @@ def test_a_huge_file_is_not_opened(tmp_path) -> None:
     file = tmp_path / "x.json"
     with file.open("wb") as sparse:
         sparse.truncate(folder_module.MAX_JSON_BYTES + 1)
-    with pytest.raises(CorruptModel, match="200,000,001 bytes"):
+    with pytest.raises(CorruptModel, match="20,000,001 bytes"):
         read_json(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b'"\\ud800"', "has a lone surrogate"),
+        (b'{"\\uDfff": 1}', "has a lone surrogate"),
+        (b"[" + b"[]," * 2_000_001 + b"0]", "more than 2,000,000 lists and objects"),
+    ],
+)
+def test_json_that_would_fail_later_is_corrupt_at_once(tmp_path, content, reason) -> None:
+    with pytest.raises(CorruptModel, match=reason) as caught:
+        read_json(write(tmp_path, content))
+    assert caught.value.hint == "fetch the file again"
+
+
+def test_surrogates_in_pairs_are_text(tmp_path) -> None:
+    assert read_json(write(tmp_path, b'"\\ud83d\\ude00"')) == "😀"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders")
+def test_a_pipe_is_not_waited_for(tmp_path) -> None:
+    os.mkfifo(tmp_path / "x.json")
+    with pytest.raises(CorruptModel, match="is not a regular file") as caught:
+        read_json(tmp_path / "x.json")
+    assert caught.value.hint
+
+
+def test_finding_the_key_that_appears_twice_takes_no_time(tmp_path) -> None:
+    members = b",".join(b'"%d": 0' % number for number in range(200_000))
+    with pytest.raises(CorruptModel, match="the key '199999' appears twice"):
+        read_json(write(tmp_path, b"{" + members + b', "199999": 0}'))
 
 
 def test_a_missing_file_is_a_source_error(tmp_path) -> None:

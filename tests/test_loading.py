@@ -377,7 +377,7 @@ def test_damaged_file_is_an_error_with_a_hint(
     model: Path, backend: str, file: str, damage: Callable[[Path], None]
 ) -> None:
     damage(model / file)
-    with pytest.raises(CorruptModel, match="cannot be") as caught:
+    with pytest.raises(CorruptModel, match=r"cut short|is empty|is not an|not all in") as caught:
         _load(model, backend=backend)
     assert caught.value.exit_code == 4
     assert "stopt export" in caught.value.hint
@@ -396,7 +396,8 @@ def test_onnx_without_its_external_data_is_an_error(model: Path) -> None:
     (model / "onnx" / "model.onnx_data").unlink()
     with pytest.raises(CorruptModel) as caught:
         _load(model, backend="onnx")
-    assert ".onnx_data" in caught.value.hint
+    assert "model.onnx_data is missing" in caught.value.message
+    assert "data files" in caught.value.hint
 
 
 def test_graph_of_another_kind_of_model_is_an_error(model: Path) -> None:
@@ -445,7 +446,7 @@ def test_folder_with_nothing_to_run_is_an_error(model: Path) -> None:
 
 def test_damaged_weights_are_an_error(model: Path) -> None:
     _cut(model / "model.safetensors")
-    with pytest.raises(CorruptModel, match="the weights cannot be loaded"):
+    with pytest.raises(CorruptModel, match="is not a safetensors file, or cut short"):
         _load(model, backend="torch")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from stopt import __version__, hub
 from stopt.artifact import default_file
+from stopt.cache import cache_root
 from stopt.convert.export import export
 from stopt.hub.listing import cache_root
 from stopt.parts import parts_of, within
@@ -15,7 +16,7 @@ from stopt.reading import read_spec
 from stopt.spec import Backend, ModelKind, ModelSpec, Task, TransformerSpec
 from stopt.steps import ExportOptions
 
-__all__ = ["cache_root", "converted_folder"]
+__all__ = ["converted_folder"]
 
 logger = logging.getLogger("stopt")
 

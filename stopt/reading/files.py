@@ -9,6 +9,7 @@ from typing import Any
 
 from stopt.errors import CorruptModel
 from stopt.folder import contained, read_json_object
+from stopt.preflight.config import refuse_code
 from stopt.spec import ModelKind
 
 __all__ = ["Reading", "section"]
@@ -33,13 +34,15 @@ class Reading:
         return contained(self.root, *parts)
 
     def required(self, *parts: str) -> dict[str, Any]:
-        """Read a JSON object that must be there."""
-        return read_json_object(self.file(*parts))
+        """Read a JSON object that must be there, and asks for no code of its own."""
+        path = self.file(*parts)
+        config = read_json_object(path)
+        refuse_code(path, config)
+        return config
 
     def optional(self, *parts: str) -> dict[str, Any]:
-        """Read a JSON object; empty if there is no such file."""
-        path = self.file(*parts)
-        return read_json_object(path) if path.is_file() else {}
+        """Read a JSON object as :meth:`required` does; empty if there is no such file."""
+        return self.required(*parts) if self.file(*parts).is_file() else {}
 
     def positive(self, config: Mapping[str, Any], key: str) -> int:
         """Return a member that must be a positive whole number."""

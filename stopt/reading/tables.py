@@ -13,6 +13,8 @@ from math import prod
 from typing import Any
 
 from stopt.errors import CorruptModel, SourceError
+from stopt.folder import MAX_TOKENIZER_BYTES, read_json_object
+from stopt.preflight import vet_safetensors
 from stopt.reading.files import Reading
 from stopt.reading.tokenizer import read_tokenizer
 from stopt.spec import SparseStaticEmbedding, StaticEmbedding, TokenizerSpec
@@ -78,6 +80,7 @@ def read_header(reading: Reading, path: str) -> dict[str, TensorHeader]:
             )
             return {}
         raise SourceError(f"{file} is missing", "fetch the model again, weights included")
+    vet_safetensors(file)
     size = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(8)
@@ -143,7 +146,7 @@ def read_static_tokenizer(reading: Reading, path: str) -> TokenizerSpec:
     file = reading.file(path, "tokenizer.json")
     if not file.is_file():
         raise SourceError(f"{file} is missing", "fetch the model again")
-    truncation = reading.required(path, "tokenizer.json").get("truncation") or {}
+    truncation = read_json_object(file, MAX_TOKENIZER_BYTES).get("truncation") or {}
     if not isinstance(truncation, dict):
         raise CorruptModel(f"{file}: 'truncation' is {truncation!r:.80}, expected an object")
     if truncation.get("strategy") == "OnlySecond":

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, assert_never
 
-from stopt.errors import CorruptModel, SourceError, UntrustedModel
+from stopt.errors import CorruptModel, SourceError
 from stopt.reading.files import Reading, section
 from stopt.reading.scoring import count_labels
 from stopt.reading.tokenizer import read_tokenizer
@@ -72,11 +72,6 @@ def read_config(reading: Reading, path: str) -> dict[str, Any]:
             hint = "this is a PEFT adapter: merge it into its base model (merge_and_unload) and save that"
         raise SourceError(f"{file} is missing", hint)
     config = reading.required(path, "config.json")
-    if "auto_map" in config:
-        raise UntrustedModel(
-            f"{file} names code of its own (auto_map)",
-            "stopt never runs code from a model; use one whose architecture transformers has built in",
-        )
     if not isinstance(config.get("model_type"), str):
         raise CorruptModel(f"{file} has no model_type", "is this a transformers model?")
     return config

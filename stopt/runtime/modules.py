@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from stopt.errors import CorruptModel, UnsupportedModel
 from stopt.folder import contained
+from stopt.preflight import vet_safetensors
 from stopt.runtime.arrays import Array, namespace
 from stopt.spec import (
     Activation,
@@ -361,6 +362,7 @@ def read_weights(
                 "save the model again with a current sentence-transformers, which writes safetensors",
             )
         raise CorruptModel(f"{file} is missing", "fetch the model again")
+    vet_safetensors(file)
     try:
         found = dict(deserialize(file.read_bytes()))  # type: ignore[no-untyped-call]
     except SafetensorError as error:

@@ -19,6 +19,8 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 
 from stopt.errors import CorruptModel, InputError
 from stopt.folder import contained
+from stopt.preflight import vet_parts, vet_tokenizer
+from stopt.runtime.trial import admit
 from stopt.spec import TokenizerSpec
 
 __all__ = ["Batch", "Ints", "Text", "TextTokenizer", "Tokens", "lower_case"]
@@ -30,6 +32,7 @@ Text = str | tuple[str, str]
 # gave too few tokens; 32 is far beyond the 4 to 5 characters a token has in practice.
 CHARACTERS_PER_TOKEN = 32
 _PROBES = ("a", "1", ".", "的", "the")  # texts that have tokens in any vocabulary, one or another
+MAX_SPECIAL_TOKENS = 256  # around a text or two; 3 or 4 are common
 LONG_TEXT = 65_536  # characters over which cutting is worth a thought
 
 
@@ -130,10 +133,19 @@ class TextTokenizer:
     def __init__(self, root: Path, spec: TokenizerSpec) -> None:
         self.spec = spec
         self.file = contained(root, spec.path, "tokenizer.json")
+        if not self.file.is_file():
+            raise CorruptModel(f"{self.file} is missing", "fetch the model again")
+        admit(vet_tokenizer(self.file), "tokenizer")
         try:
             tokenizer = Tokenizer.from_file(str(self.file))
-        except Exception as error:  # the library raises bare Exception
-            raise CorruptModel(f"{self.file} is not a tokenizer: {error}", "fetch the file again") from error
+        except BaseException as error:  # the library raises bare Exception, and panics are not even that
+            if not _is_of_library(error):
+                raise
+            raise CorruptModel(
+                f"{self.file} is not a tokenizer: {error!s:.500}", "fetch the file again"
+            ) from error
+        parts = {"normalizer": tokenizer.normalizer, "pre_tokenizer": tokenizer.pre_tokenizer}
+        vet_parts(self.file, {name: part and _state(part) for name, part in parts.items()})
         _apply_overrides(tokenizer, spec)
         tokenizer.no_padding()  # batches are padded here, to lengths of our choice
         tokenizer.no_truncation()  # and cut here
@@ -148,7 +160,12 @@ class TextTokenizer:
         if not self.spec.add_special_tokens:
             return _Template.bare(texts)
         for probe in _PROBES:
-            if template := _Template.learn(self._tokenizer, (probe,) * texts):
+            template = _Template.learn(self._tokenizer, (probe,) * texts)
+            if template and template.size > MAX_SPECIAL_TOKENS:
+                raise CorruptModel(
+                    f"{self.file} puts {template.size} special tokens around a text", "fetch the file again"
+                )
+            if template:
                 return template
         raise CorruptModel(f"{self.file} makes no tokens of {', '.join(_PROBES)}", "fetch the file again")
 
@@ -243,10 +260,15 @@ class TextTokenizer:
             if limit is not None and self.spec.truncation_side == "right":
                 texts = [self._shorten(text, limit) if len(text) > LONG_TEXT else text for text in texts]
             encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        except (TypeError, UnicodeError):
-            for owner, text in zip(owners, texts, strict=True):
-                _check_unicode(owner, text)
-            raise
+        except BaseException as error:
+            if isinstance(error, TypeError | UnicodeError):
+                for owner, text in zip(owners, texts, strict=True):
+                    _check_unicode(owner, text)
+            if not _is_of_library(error):
+                raise
+            raise CorruptModel(
+                f"{self.file} cannot tokenise a text: {error!s:.500}", "fetch the file again"
+            ) from error
         return [encoding.ids for encoding in encodings]
 
     def _shorten(self, text: str, limit: int) -> str:
@@ -260,6 +282,11 @@ class TextTokenizer:
                 return head
             size *= 4
         return text
+
+
+def _is_of_library(error: BaseException) -> bool:
+    """Whether an error is one of tokenizers', a panic of Rust among them."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def _longest_first(first: int, second: int, room: int | None) -> tuple[int, int]:

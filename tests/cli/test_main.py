@@ -42,6 +42,7 @@ ERRORS = {
     errors.SpaceError("it broke", "mend it"): 3,
     errors.UntrustedModel("it broke", "mend it"): 4,
     errors.CorruptModel("it broke", "mend it"): 4,
+    errors.ResourceLimitError("it is too large", "use less"): 4,
 }
 
 

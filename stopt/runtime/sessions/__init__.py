@@ -17,11 +17,13 @@ import numpy.typing as npt
 
 from stopt.artifact import locate
 from stopt.errors import CorruptModel, MissingExtra, OptionError
+from stopt.preflight import vet_onnx, vet_openvino
 from stopt.runtime.arrays import Array
 from stopt.runtime.batching import BatchLimits
 from stopt.runtime.modules import Features, without_prompt
 from stopt.runtime.options import EngineOptions, OnnxOptions, OpenVinoOptions, TorchOptions
 from stopt.runtime.tokenizer import Batch
+from stopt.runtime.trial import admit
 from stopt.spec import (
     SENTENCE,
     Backend,
@@ -140,18 +142,25 @@ def open_file(
     *,
     fused: bool = True,
 ) -> Session:
-    """Open a converted file of a model, wherever it is; otherwise as :func:`open_session`."""
+    """Open a converted file of a model, wherever it is, after it was checked; otherwise as :func:`open_session`.
+
+    Raises:
+        UntrustedModel: If the file would have code run, or leaves its folder.
+        ResourceLimitError: If it would take more time or memory than a file of its size needs.
+    """
     from stopt.heads import build_head
 
     head = build_head(root, spec) if fused else None
     match options:
         case OnnxOptions():
             require("onnxruntime", "onnx")
+            admit(vet_onnx(file), "onnx")
             from stopt.runtime.sessions.onnx import OnnxSession
 
             return OnnxSession(file, spec, options, device, head)
         case OpenVinoOptions():
             require("openvino", "openvino")
+            admit(vet_openvino(file), "openvino")
             from stopt.runtime.sessions.openvino import OpenVinoSession
 
             return OpenVinoSession(file, spec, options, device, head)

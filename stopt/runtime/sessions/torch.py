@@ -15,7 +15,8 @@ import torch
 import transformers
 
 from stopt.errors import CorruptModel, OptionError, SourceError, UnsupportedModel
-from stopt.folder import contained
+from stopt.folder import contained, read_json_object
+from stopt.preflight import refuse_code, vet_shards
 from stopt.runtime.arrays import Array
 from stopt.runtime.batching import BatchLimits
 from stopt.runtime.modules import Features
@@ -117,6 +118,22 @@ def load_transformer(
         CorruptModel: If the weights cannot be read or do not fit config.json.
     """
     folder = contained(root, spec.transformer.path)
+    config = read_json_object(contained(folder, "config.json"))
+    refuse_code(folder / "config.json", config)
+    if config.get("quantization_config"):
+        raise UnsupportedModel(
+            str(root),
+            ["its weights are quantised already (quantization_config)"],
+            "use the model that it was made of",
+        )
+    if (
+        folder / "adapter_config.json"
+    ).is_file():  # where peft is installed, transformers would fetch what it names
+        raise UnsupportedModel(
+            str(root),
+            ["it is a PEFT adapter (adapter_config.json)"],
+            "merge it into its base model (merge_and_unload) and save that",
+        )
     _require_safetensors(folder)
     task = spec.transformer.task
     encoder = _ENCODER_CLASSES.get(spec.transformer.model_type, "AutoModel")
@@ -156,6 +173,7 @@ def load_transformer(
 
 def _require_safetensors(folder: Path) -> None:
     if any(folder.glob("model*.safetensors")):
+        vet_shards(folder)
         return
     if (folder / "pytorch_model.bin").is_file() or (folder / "pytorch_model.bin.index.json").is_file():
         raise UnsupportedModel(

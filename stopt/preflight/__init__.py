@@ -1,0 +1,25 @@
+"""Static checks of a model folder's files, before any parser of an engine sees them.
+
+Standard library only: no engine, no model library, no native parser. What breaks a rule is an error that names the file and
+the rule; nothing that a file names is opened to find that out.
+"""
+
+from __future__ import annotations
+
+from stopt.preflight.config import refuse_code
+from stopt.preflight.onnx import vet_onnx
+from stopt.preflight.openvino import vet_openvino
+from stopt.preflight.safetensors import vet_safetensors, vet_shards
+from stopt.preflight.tokenizer import vet_parts, vet_tokenizer
+from stopt.preflight.verdict import Verdict
+
+__all__ = [
+    "Verdict",
+    "refuse_code",
+    "vet_onnx",
+    "vet_openvino",
+    "vet_parts",
+    "vet_safetensors",
+    "vet_shards",
+    "vet_tokenizer",
+]
