@@ -10,7 +10,6 @@ from stopt import __version__, hub
 from stopt.artifact import default_file
 from stopt.cache import cache_root
 from stopt.convert.export import export
-from stopt.hub.listing import cache_root
 from stopt.parts import parts_of, within
 from stopt.reading import read_spec
 from stopt.spec import Backend, ModelKind, ModelSpec, Task, TransformerSpec

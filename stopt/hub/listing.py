@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from stopt.artifact import write_text
+from stopt.cache import cache_root
 from stopt.errors import ArtifactError, StoptError
 from stopt.folder import read_json_object
 
-__all__ = ["Listing", "cache_root", "read", "write"]
+__all__ = ["Listing", "read", "write"]
 
 Listing = Mapping[str, int]  # size (bytes) by path in the repository
-
-
-def cache_root() -> Path:
-    """Return the folder of stopt's cache: ``$STOPT_CACHE``, else ``stopt`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    if named := os.environ.get("STOPT_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stopt"
 
 
 def read(name: str, commit: str) -> Listing:
