@@ -433,6 +433,8 @@ class FakeHub:
 class _Handler(BaseHTTPRequestHandler):
     hub: FakeHub
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = 65_536
 
     def handle_any(self) -> None:
         hub, line = self.hub, f"{self.command} {self.path}"

@@ -102,8 +102,7 @@ def _create(repository: Repository, private: bool, say: Say) -> Repository:
 
     say(f"making the {'private ' if private else ''}repository {repository.name}")
     api = HfApi(token=repository.token)
-    # one that appeared in the meantime is used as it is found
-    call = partial(api.create_repo, repository.name, private=private or None, exist_ok=True)
+    call = partial(api.create_repo, repository.name, private=private or None)
     asked(repository.name, repository.token, call)
     return open_repository(repository.name, repository.revision, repository.token)
 
