@@ -5,6 +5,7 @@ import os
 # before torch, transformers or tokenizers are imported anywhere
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+os.environ["HF_HUB_VERBOSITY"] = "critical"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # set it to run the tests on a GPU
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are too small for threads to help

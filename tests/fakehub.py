@@ -48,7 +48,8 @@ class Repo:
     branches: dict[str, list[Commit]] = field(default_factory=lambda: {"main": []})
     pulls: list[dict[str, Any]] = field(default_factory=list)
     private: bool = False
-    names: list[str] | None = None  # what is listed instead of the real names
+    names: list[Any] | None = None  # what is listed beside the real names
+    raw: bytes | None = None  # what is answered instead of a description
 
     def commit(
         self, files: Mapping[str, bytes], title: str = "init", *, to: str = "main", text: str = ""
@@ -233,6 +234,8 @@ class FakeHub:
         repo = self._find(found, headers)
         if isinstance(repo, Answer):
             return repo
+        if repo.raw is not None:
+            return Answer(200, repo.raw, {"Content-Type": "application/json"})
         commit = repo.at(found["revision"] or "main")
         if commit is None:
             return _error(404, "Invalid rev id", "RevisionNotFound")
@@ -281,6 +284,8 @@ class FakeHub:
             return _error(404, "no such object")
         if asked := re.fullmatch(r"bytes=(\d+)-", headers.get("Range", "")):
             start, total = int(asked[1]), len(content)
+            if start >= total:
+                return _error(416, "Range Not Satisfiable")
             return Answer(206, content[start:], {"Content-Range": f"bytes {start}-{total - 1}/{total}"})
         return Answer(200, content, {"ETag": f'"{found["oid"]}"'})
 
@@ -480,6 +485,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, answer: Answer, fault: Fault | None) -> None:
         content = answer.body
+        if fault is not None and fault.drip_s and self.command == "HEAD":
+            self._drip(b"HTTP/1.1 200 OK\r\n", fault.drip_s)
         if fault is not None and fault.pad:
             content = content + b"x" * fault.pad if fault.pad > 0 else content[: fault.pad]
         self.send_response(answer.status)
@@ -494,12 +501,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             raise _HangUp
         if fault is not None and fault.drip_s:
-            for position in range(len(content)):
-                self.wfile.write(content[position : position + 1])
-                self.wfile.flush()
-                time.sleep(fault.drip_s)
+            self._drip(content, fault.drip_s)
             return
         self.wfile.write(content)
+
+    def _drip(self, content: bytes, pause_s: float) -> None:
+        for position in range(len(content)):
+            self.wfile.write(content[position : position + 1])
+            self.wfile.flush()
+            time.sleep(pause_s)
 
     def log_message(self, *_: Any) -> None:
         """Say nothing."""

@@ -72,7 +72,12 @@ def bounded(calls: Sequence[Callable[[], T]], size_bytes: int = 0) -> list[T]:
 
     for _ in range(min(WORKERS, len(calls))):
         threading.Thread(target=work, daemon=True, name="stopt-hub").start()
-    return _collected(done, len(calls), PATIENCE_S + size_bytes / SLOWEST)
+    return _collected(done, len(calls), limit_s(size_bytes))
+
+
+def limit_s(size_bytes: int) -> float:
+    """Seconds after which a call is given up that transfers so many bytes."""
+    return PATIENCE_S + size_bytes / SLOWEST
 
 
 def _collected(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import partial
@@ -18,8 +18,8 @@ from stopt.artifact import sha256
 from stopt.errors import CorruptModel, OptionError, SourceError, StoptError, UntrustedModel
 from stopt.folder import contained
 from stopt.hub import listing
-from stopt.hub.calls import bounded, checked_token, cleaned, require_client
-from stopt.hub.failures import source_failure, untrusted_name
+from stopt.hub.calls import bounded, checked_token, cleaned, require_client, status_of
+from stopt.hub.failures import broken, cause_of, source_failure, untrusted_name
 from stopt.hub.listing import Listing
 
 __all__ = ["WEIGHTS", "Source", "fetch"]
@@ -28,6 +28,8 @@ __all__ = ["WEIGHTS", "Source", "fetch"]
 _SIDECARS = ("*.json", "*.txt", "*.model", "*_*/config.json", "*_*/model.safetensors")
 WEIGHTS = ("model*.safetensors", "0_*/*.safetensors", "0_*/*.json", "0_*/*.txt", "0_*/*.model")
 
+_ATTEMPTS = 3  # at files whose connection breaks
+_BEYOND_THE_END = 416  # HTTP: the rest of a file that has none
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LARGE_BLOB = re.compile(r"[0-9a-f]{64}")
 
@@ -152,7 +154,7 @@ class _Fetching:
             if isinstance(error, StoptError):
                 raise
             return self._without_hub(error, commit, known)
-        self._download(commit, self._missing(commit, known, wanted))
+        self._download(commit, known, wanted)
         return Source(self.snapshot(commit), self.name, commit, known)
 
     def _without_hub(self, error: Exception, commit: str | None, known: Listing) -> Source:
@@ -211,6 +213,8 @@ class _Fetching:
             raise SourceError(f"{self.name}: the Hub names the commit {commit[:60]!r}", "check HF_ENDPOINT")
         known = {each.rfilename: int(each.size or 0) for each in info.siblings or ()}
         for name in known:
+            if not isinstance(name, str) or not name:
+                raise untrusted_name(self.name, name)
             try:
                 contained(self.snapshot(commit), name)
             except (UntrustedModel, CorruptModel) as error:
@@ -231,22 +235,34 @@ class _Fetching:
                 f"{self.cache} cannot be written to: {error.strerror}", "name another cache: HF_HOME"
             ) from error
 
-    def _download(self, commit: str, missing: dict[str, int]) -> None:
-        """Fetch files of a commit, and see that large ones have the content that their name in the cache is a hash of."""
+    def _download(self, commit: str, known: Listing, wanted: Sequence[str]) -> None:
+        """Fetch the files of a commit that are not here; after a broken connection, once more from where it broke."""
+        missing = self._missing(commit, known, wanted)
+        for attempt in range(_ATTEMPTS):
+            try:
+                self._transfer(commit, self._missing(commit, known, wanted))
+            except Exception as error:  # the client raises what its transport does
+                again = broken(cause_of(error))
+                if _is_beyond_repair(error):
+                    again = True
+                    for part in (self.home / "blobs").glob("*.incomplete"):
+                        part.unlink(missing_ok=True)
+                if again and attempt < _ATTEMPTS - 1:
+                    continue
+                failure = source_failure(cleaned(error, self.token), self.text, self.name, self.revision)
+                raise failure from error
+            break
+        for name in missing:
+            self._verify(commit, name)
+
+    def _transfer(self, commit: str, missing: Mapping[str, int]) -> None:
         from huggingface_hub import hf_hub_download
 
+        fetch_one = partial(
+            hf_hub_download, self.name, revision=commit, token=self.token, cache_dir=self.cache
+        )
         names = sorted(missing, key=missing.__getitem__, reverse=True)
-        calls = [
-            partial(hf_hub_download, self.name, each, revision=commit, token=self.token, cache_dir=self.cache)
-            for each in names
-        ]
-        try:
-            bounded(calls, sum(missing.values()))
-        except Exception as error:  # the client raises what its transport does
-            failure = source_failure(cleaned(error, self.token), self.text, self.name, self.revision)
-            raise failure from error
-        for name in names:
-            self._verify(commit, name)
+        bounded([partial(fetch_one, filename=each) for each in names], sum(missing.values()))
 
     def _verify(self, commit: str, name: str) -> None:
         """The client compares sizes only; the name of a large file in the cache is the hash of what it must hold."""
@@ -259,3 +275,8 @@ class _Fetching:
         raise CorruptModel(
             f"{name} of {self.name} arrived damaged: its sha256 is not {blob.name}", "fetch it again"
         )
+
+
+def _is_beyond_repair(error: Exception) -> bool:
+    """Whether a part of a file is here that cannot be gone on with: it is longer than the file."""
+    return status_of(cause_of(error)) == _BEYOND_THE_END or "onsistency check failed" in str(error)

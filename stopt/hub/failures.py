@@ -9,9 +9,9 @@ from __future__ import annotations
 from stopt.errors import PushError, SourceError, UntrustedModel
 from stopt.hub.calls import GaveUp, retry_after, status_of
 
-__all__ = ["cause_of", "first_line", "passing", "push_failure", "source_failure", "untrusted_name"]
+__all__ = ["broken", "cause_of", "first_line", "passing", "push_failure", "source_failure", "untrusted_name"]
 
-# requests' names, httpx's, and that of the client for whatever it was
+# requests' names, and httpx's
 _NOBODY = {
     "ConnectionError",
     "Timeout",
@@ -19,7 +19,6 @@ _NOBODY = {
     "NetworkError",
     "TimeoutException",
     "RemoteProtocolError",
-    "LocalEntryNotFoundError",
 }
 _REACH = "name a model folder, or a Hub id that can be reached: organisation/name[@revision]"
 _LOG_IN = "log in with a token that may write: hf auth login, or --token, or HF_TOKEN"
@@ -46,7 +45,7 @@ def source_failure(error: BaseException, text: str, name: str, revision: str | N
             return SourceError(f"there is no folder {text} and no Hub repository {name} for you", _REACH)
         case errors.HFValidationError():
             return SourceError(f"there is no folder {text}, and it is no Hub id either", _REACH)
-        case errors.OfflineModeIsEnabled():
+        case errors.OfflineModeIsEnabled() | errors.LocalEntryNotFoundError():
             return _unreachable(text, name)
         case GaveUp():
             return SourceError(f"{name} could not be fetched: {error}", "check the connection and try again")
@@ -56,7 +55,7 @@ def source_failure(error: BaseException, text: str, name: str, revision: str | N
             )
     return _source_status(error, name) or (
         _unreachable(text, name)
-        if _no_connection(error)
+        if broken(error)
         else SourceError(
             f"{name} could not be fetched: {first_line(error)}", "check the connection and try again"
         )
@@ -104,7 +103,7 @@ def push_failure(error: BaseException, name: str) -> PushError:
             return PushError(
                 f"{name}: {error}", "check the connection, and push again: what is there is not sent twice"
             )
-    told = "the connection to the Hub broke" if _no_connection(error) else first_line(error)
+    told = "the connection to the Hub broke" if broken(error) else first_line(error)
     return _push_status(error, name) or PushError(
         f"{name}: {told}", "check the connection, and push again: what is there is not sent twice"
     )
@@ -148,7 +147,7 @@ def cause_of(error: BaseException) -> BaseException:
     """The answer, or the missing connection, that led to an error of the client which only says that a file is not there."""
     current: BaseException | None = error
     while current is not None:
-        if status_of(current) is not None or (_no_connection(current)):
+        if status_of(current) is not None or (broken(current)):
             return current
         current = current.__cause__
     return error
@@ -158,7 +157,7 @@ def passing(error: BaseException) -> bool:
     """Whether a failure may be over in a moment: too many requests, a failure of the Hub itself, a broken connection."""
     cause = cause_of(error)
     status = status_of(cause)
-    return _no_connection(cause) if status is None else status == 429 or status >= 500
+    return broken(cause) if status is None else status == 429 or status >= 500
 
 
 def first_line(error: BaseException) -> str:
@@ -167,7 +166,7 @@ def first_line(error: BaseException) -> str:
     return lines[0][:300] if lines else type(error).__name__
 
 
-def _no_connection(error: BaseException) -> bool:
+def broken(error: BaseException) -> bool:
     """Whether there was nobody to answer; by name, as the client's transport is requests or httpx."""
     names = {each.__name__ for each in type(error).__mro__}
     return bool(names & _NOBODY)
