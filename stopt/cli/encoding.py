@@ -1,231 +1,124 @@
-"""What ``stopt encode`` does with models that are not dense: sparse vectors, and scores of pairs."""
+"""What ``stopt encode`` shows: rows on stdout, or how far a corpus is and what became of it."""
 
 from __future__ import annotations
 
 import io
-import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from stopt.cli.output import Format, Output, interactive
+from stopt.embeddings.call import OWN, CallRanges
+from stopt.embeddings.ranges import Ranges
 from stopt.errors import OptionError
-from stopt.examples import as_pairs
+from stopt.scale import EncodeJob, OnError, Progress, Report, Results, encode_corpus, stream
+from stopt.scale.formats import json_rows, write_json
 from stopt.spec import ModelKind
 
-__all__ = ["Request", "encode_other", "refuse"]
+__all__ = ["chosen_ranges", "print_rows", "write_corpus"]
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What is to be encoded, and how.
-
-    Attributes:
-        model: Model folder or Hub id.
-        lines: The texts, or the pairs as they were read.
-        output: File to write; None prints JSONL.
-        engine: Keywords of the public classes: backend, device, model_kwargs.
-        call: Keywords of the call: prompt_name, prompt, batch_size and the like.
-        role: ``query`` or ``document``, for models that treat them differently; None is neither.
-    """
-
-    model: str
-    lines: Sequence[Any]
-    output: Path | None
-    engine: Mapping[str, Any]
-    call: Mapping[str, Any]
-    role: str | None = None
-
-
-# options of the command, and the kinds of model that they are for
-_FOR = {
-    "truncate_dim": {ModelKind.DENSE},
-    "normalize_embeddings": {ModelKind.DENSE},
-    "ranges": {ModelKind.DENSE},
-    "precision": {ModelKind.DENSE},
-    "max_active_dims": {ModelKind.SPARSE},
-    "role": {ModelKind.DENSE, ModelKind.SPARSE},
-}
-
-
-def refuse(
-    kind: ModelKind,
-    *,
-    truncate_dim: int | None,
-    normalize_embeddings: bool,
-    ranges: Any,
-    precision: str | None,
-    max_active_dims: int | None,
-    role: str | None,
-) -> None:
-    """Refuse options that mean nothing for a kind of model.
+def chosen_ranges(file: Path | None, *, from_call: bool) -> CallRanges:
+    """The ranges that the options name.
 
     Raises:
-        OptionError: If one is given.
+        OptionError: If they name two.
     """
-    given = {
-        "truncate_dim": truncate_dim,
-        "normalize_embeddings": normalize_embeddings,
-        "ranges": ranges,
-        "precision": precision,
-        "max_active_dims": max_active_dims,
-        "role": role,
+    if file is not None and from_call:
+        raise OptionError("--ranges and --ranges-from-call name different ranges", "give one of the two")
+    if from_call:
+        return OWN
+    return None if file is None else Ranges.read(file)
+
+
+def print_rows(job: EncodeJob, out: Output) -> None:
+    """Encode and print rows as JSONL while they come, or one JSON document of all."""
+    options = {
+        "--resume": job.resume,
+        "--output-format": job.format is not None,
+        "--on-error reject": job.on_error is OnError.REJECT,
     }
-    found = [name for name, value in given.items() if value and kind not in _FOR[name]]
-    if found:
-        names = " and ".join(f"--{name.replace('_', '-')}" for name in found)
-        raise OptionError(f"a {kind.value} model has no use for {names}", "leave it out")
-
-
-def encode_other(kind: ModelKind, request: Request, out: Output) -> None:
-    """Encode with a model that is not dense."""
-    if kind is ModelKind.SPARSE:
-        _encode_sparse(request, out)
-    else:
-        _score_pairs(request, out)
-
-
-def _encode_sparse(request: Request, out: Output) -> None:
-    """Encode texts with a sparse encoder.
-
-    JSONL has of each text its active dimensions, the strongest first: ``indices``, ``values`` and the ``tokens`` that they
-    stand for; ``.npz`` is SciPy's file of a CSR matrix.
-
-    Raises:
-        OptionError: If the output is a file of another format.
-    """
-    from stopt.runtime.sparse_encoder import SparseEncoder
-
-    _check_suffix(request.output, (".npz", ".jsonl"))
-    loaded = SparseEncoder(request.model, **request.engine)
-    out.step(f"{loaded.file} on {loaded.device} in {loaded.pipeline.session.precision}")
-    run = {"query": loaded.encode_query, "document": loaded.encode_document}.get(
-        request.role or "", loaded.encode
-    )
-    found = run(list(request.lines), show_progress_bar=_shows(out), **request.call)
-    matrix = _csr(found, loaded.get_embedding_dimension())
-    rows = (
-        _sparse_row(text, matrix, row, decoded)
-        for row, (text, decoded) in enumerate(
-            zip(request.lines, loaded.decode(matrix) if request.lines else [], strict=True)
-        )
-    )
-    data = {
-        "file": request.output,
-        "shape": list(matrix.shape),
-        "active_dims": loaded.sparsity(matrix)["active_dims"] if request.lines else 0.0,
-        "model_file": loaded.file,
-    }
-
-    def save(path: Path) -> None:
-        from scipy.sparse import save_npz
-
-        with path.open("wb") as file:
-            save_npz(file, matrix)
-
-    shape = " x ".join(map(str, matrix.shape))
-    human = f"{request.output}  {shape}, {data['active_dims']:.1f} active dimensions on average"
-    _give(request.output, rows, data, human, save if _is(request.output, ".npz") else None, out)
-
-
-def _score_pairs(request: Request, out: Output) -> None:
-    """Score pairs with a cross-encoder.
-
-    JSONL has of each pair ``texts`` and ``score``, or ``scores`` of a model with several labels; ``.npy`` has the scores.
-
-    Raises:
-        InputError: If a line is no pair.
-        OptionError: If the output is a file of another format.
-    """
-    import numpy as np
-
-    from stopt.runtime.cross_encoder import CrossEncoder
-
-    _check_suffix(request.output, (".npy", ".jsonl"))
-    pairs = as_pairs(request.lines, "the input")
-    loaded = CrossEncoder(request.model, **request.engine)
-    out.step(f"{loaded.file} on {loaded.device} in {loaded.pipeline.session.precision}")
-    # one pair at least, so that an empty file gives the shape and dtype that any other gives
-    scores = loaded.predict(pairs or [("", "")], show_progress_bar=_shows(out), **request.call)[: len(pairs)]
-    name = "score" if scores.ndim == 1 else "scores"
-    rows = ({"texts": list(pair), name: score.tolist()} for pair, score in zip(pairs, scores, strict=True))
-    data = {"file": request.output, "shape": list(scores.shape), "model_file": loaded.file}
-
-    def save(path: Path) -> None:
-        with path.open("wb") as file:
-            np.save(file, scores)
-
-    human = f"{request.output}  {' x '.join(map(str, scores.shape))} {scores.dtype}"
-    _give(request.output, rows, data, human, save if _is(request.output, ".npy") else None, out)
-
-
-def _give(output: Path | None, rows: Any, data: dict[str, Any], human: str, save: Any, out: Output) -> None:
-    """Write the result to its file in one step, or print it."""
-    from stopt.artifact import replacing
-
-    if output is not None:
-        with replacing(output) as temporary:
-            if save is not None:
-                save(temporary)
-            else:
-                with temporary.open("w", encoding="utf-8") as file:
-                    _write_rows(file, rows)
-        out.result(human, data, str(output))
-    elif out.format is Format.JSON:
-        out.result("", {**data, "rows": list(rows)}, "")
-    else:
+    if asked := [name for name, given in options.items() if given]:
+        raise OptionError(f"{asked[0]} needs a place to write to", "name one: -o")
+    _say_if_terminal(job, out)
+    with _progress(out) as tell:
+        results = stream(job, out.step, tell)
+        if out.format is Format.JSON:
+            out.result("", _document(results), "")
+            return
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")  # JSONL is, whatever the locale
-        _write_rows(sys.stdout, rows)
+        for rows in results.rows:
+            write_json(sys.stdout, rows)
 
 
-def _write_rows(file: Any, rows: Any) -> None:
-    for row in rows:
-        json.dump(row, file, ensure_ascii=False)
-        file.write("\n")
-
-
-def _csr(found: Any, width: int) -> Any:
-    """A CSR matrix of whatever the engine gave."""
-    from stopt.runtime.sparse_arrays import require_scipy
-
-    sparse = require_scipy()
-    if hasattr(found, "tocsr"):
-        return found.tocsr()
-    if found.ndim < 2:  # no text at all, as a tensor
-        return sparse.csr_array((0, width))
-    tensor = found.cpu().coalesce()
-    parts = (tensor.values().float().numpy(), tuple(tensor.indices().numpy()))
-    return sparse.csr_array(parts, shape=tuple(tensor.shape))
-
-
-def _sparse_row(text: Any, matrix: Any, row: int, decoded: Sequence[tuple[str, float]]) -> dict[str, Any]:
-    """One text's active dimensions, in the order of :meth:`~stopt.SparseEncoder.decode`: the strongest first."""
-    import numpy as np
-
-    start, end = matrix.indptr[row], matrix.indptr[row + 1]
-    columns, values = matrix.indices[start:end], matrix.data[start:end]
-    order = np.lexsort((columns, -values))
-    return {
-        "text": text,
-        "indices": columns[order].tolist(),
-        "values": values[order].tolist(),
-        "tokens": [token for token, _ in decoded],
+def _document(results: Results) -> dict[str, Any]:
+    rows = [row for each in results.rows for row in json_rows(each)]
+    data: dict[str, Any] = {
+        "file": None,
+        "shape": [len(rows), *results.shape],
+        "dtype": results.dtype,
+        "model_file": results.model_file,
     }
+    match results.kind:
+        case ModelKind.DENSE:
+            return {**data, "embeddings": [row["embedding"] for row in rows]}
+        case ModelKind.SPARSE:
+            return {**data, "active_dims": results.active / max(1, len(rows)), "rows": rows}
+        case _:
+            return {**data, "rows": rows}
 
 
-def _check_suffix(output: Path | None, known: Sequence[str]) -> None:
-    if output is not None and output.suffix not in known:
-        raise OptionError(
-            f"{output} is neither {' nor '.join(known)}", "the name's ending chooses the format"
-        )
+def write_corpus(job: EncodeJob, out: Output) -> None:
+    """Encode into files, and say what became of it."""
+    _say_if_terminal(job, out)
+    with _progress(out) as tell:
+        report = encode_corpus(job, out.step, tell)
+    out.result(_human(report), {"file": report.output, **_data(report)}, str(report.output))
+    if report.rejected:
+        out.warning(f"{report.rejected:,} rows could not be encoded: {report.rejects}")
+    rate = (report.shape[0] - report.kept_rows) / max(report.seconds, 1e-9)
+    out.step(f"{report.shape[0] - report.kept_rows:,} rows in {report.seconds:.1f} s, {rate:,.0f} a second")
 
 
-def _is(output: Path | None, suffix: str) -> bool:
-    return output is not None and output.suffix == suffix
+def _say_if_terminal(job: EncodeJob, out: Output) -> None:
+    if [*map(str, job.inputs)] == ["-"] and sys.stdin.isatty():
+        out.hint("Reading texts from the terminal, one per line; Ctrl-D ends them.")
 
 
-def _shows(out: Output) -> bool:
-    return interactive() and out.format is Format.HUMAN
+def _human(report: Report) -> str:
+    shape = " x ".join(map(str, report.shape))
+    if report.active_dims is not None:
+        return f"{report.output}  {shape}, {report.active_dims:.1f} active dimensions on average"
+    return f"{report.output}  {shape} {report.dtype}"
+
+
+def _data(report: Report) -> dict[str, Any]:
+    data = asdict(report)
+    del data["output"]
+    if report.active_dims is None:
+        del data["active_dims"]
+    return {**data, "shape": list(report.shape), "seconds": round(report.seconds, 3)}
+
+
+@contextmanager
+def _progress(out: Output) -> Iterator[Callable[[Progress], None]]:
+    """A bar with rate and time left, where somebody looks at it."""
+    if not interactive() or out.format is not Format.HUMAN:
+        yield lambda _: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(desc="Encoding", unit=" rows", smoothing=0.05) as bar:
+
+        def tell(progress: Progress) -> None:
+            # how many rows there are is not known before the last; what has been read says how many it will be
+            bar.total = round(progress.rows / progress.share) if progress.share else None
+            bar.initial = progress.kept
+            bar.n = progress.rows
+            bar.refresh()
+
+        yield tell

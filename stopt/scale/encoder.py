@@ -1,0 +1,251 @@
+"""A model as a function from texts to rows of a shard: the same in this process, in a worker and in an actor of a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stopt import hub
+from stopt.embeddings.call import OWN, CallRanges, quantize_call, ranges_for_call
+from stopt.embeddings.codes import parse_precision
+from stopt.embeddings.ranges import Ranges
+from stopt.embeddings.space import fingerprint
+from stopt.errors import OptionError
+from stopt.reading import read_spec
+from stopt.runtime.cross_encoder import CrossEncoder
+from stopt.runtime.sentence_transformer import SentenceTransformer
+from stopt.runtime.sparse_arrays import SparseRows, read_embeddings
+from stopt.runtime.sparse_encoder import SparseEncoder
+from stopt.runtime.tokenizer import Text
+from stopt.scale.job import ModelOptions, versions
+from stopt.spec import ModelKind
+
+__all__ = ["Block", "Encoded", "Encoder", "kind_of"]
+
+# (N, E) floats or codes, (N,) or (N, labels) scores; or N sparse vectors
+Block = npt.NDArray[Any] | SparseRows
+
+_PACKAGES = {
+    "onnx": ("onnxruntime",),
+    "openvino": ("openvino",),
+    "torch": ("torch", "transformers"),
+    "numpy": (),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What became of the texts of a call.
+
+    Attributes:
+        block: Rows of the texts that could be encoded, in order.
+        refused: Why the others could not, by their places in the call.
+        tokens: Of a sparse encoder: what each row's values stand for, the strongest first; empty unless asked for.
+    """
+
+    block: Block
+    refused: Mapping[int, str] = field(default_factory=dict)
+    tokens: Sequence[Sequence[str | None]] = ()
+
+
+def kind_of(model: str) -> ModelKind:
+    """What a model is, going by its small files."""
+    return read_spec(hub.fetch(model, ()).folder).kind
+
+
+class Encoder:
+    """A model, opened.
+
+    Args:
+        options: The model and how it encodes.
+        tokens: Whether a sparse encoder's results come with the tokens that they stand for.
+
+    Raises:
+        StoptError: If the model cannot be opened, or an option does not fit it.
+    """
+
+    def __init__(self, options: ModelOptions, *, tokens: bool = False) -> None:
+        self._options = options
+        self._tokens = tokens
+        self.kind = kind_of(options.model)
+        self._model: SentenceTransformer | SparseEncoder | CrossEncoder
+        common: dict[str, Any] = {
+            "backend": options.backend,
+            "device": options.device,
+            "threads": options.threads,
+        }
+        common["model_kwargs"] = options.model_kwargs
+        match self.kind:
+            case ModelKind.DENSE:
+                self._model = SentenceTransformer(options.model, **common)
+                self._ranges = self._chosen_ranges(self._model)
+            case ModelKind.SPARSE:
+                self._model = SparseEncoder(options.model, **common)
+            case ModelKind.CROSS_ENCODER:
+                self._model = CrossEncoder(options.model, **common)
+
+    def __call__(self, texts: Sequence[Text]) -> Encoded:
+        """Encode texts, or score pairs.
+
+        Returns:
+            A row for each; of no text a block of no rows, as wide as any other.
+        """
+        count = len(texts)
+        given = list(texts) if count else [("", "") if self.kind is ModelKind.CROSS_ENCODER else ""]
+        match self._model:
+            case SentenceTransformer():
+                return self._dense(self._model, given, count)
+            case SparseEncoder():
+                return self._sparse(self._model, given, count)
+            case _:
+                scores = self._model.predict(given, show_progress_bar=False, **self._call)[:count]
+                return self._kept(scores, count)
+
+    @property
+    def file(self) -> str:
+        """The file that is served; for torch the folder of the weights."""
+        return str(self._model.file)
+
+    @property
+    def summary(self) -> str:
+        """What runs where, in words."""
+        return f"{self._model.file} on {self._model.device} in {self._model.pipeline.session.precision}"
+
+    def describe(self) -> dict[str, Any]:
+        """Return what decides a vector, beside the options: plain values."""
+        session = self._model.pipeline.session
+        found: dict[str, Any] = {
+            "kind": self.kind.value,
+            "file": self._model.file.name,
+            "sha256": fingerprint(self._model.file),
+            "backend": session.backend.value,
+            "precision": session.precision,
+            "device": session.device.partition(":")[0],
+            "versions": versions("numpy", "tokenizers", *_PACKAGES[session.backend.value]),
+        }
+        ranges = getattr(self, "_ranges", None)
+        if ranges is not None:
+            found["ranges"] = ranges.fingerprint if isinstance(ranges, Ranges) else str(ranges)
+        return found
+
+    @property
+    def needs_all(self) -> bool:
+        """Whether codes depend on all texts of a call, which then cannot be cut into several."""
+        has_ranges = self.kind is ModelKind.DENSE and parse_precision(self._options.precision).has_ranges
+        return has_ranges and (self._ranges is None or isinstance(self._ranges, str))
+
+    @property
+    def _call(self) -> dict[str, Any]:
+        options = self._options
+        return {
+            "prompt_name": options.prompt_name,
+            "prompt": options.prompt,
+            "batch_size": options.batch_size,
+            "max_batch_tokens": options.max_batch_tokens,
+        }
+
+    def _by_role(self, model: SentenceTransformer | SparseEncoder) -> Callable[..., Any]:
+        known: dict[str, Callable[..., Any]] = {
+            "query": model.encode_query,
+            "document": model.encode_document,
+        }
+        return known.get(self._options.role or "", model.encode)
+
+    def _chosen_ranges(self, model: SentenceTransformer) -> CallRanges:
+        options, pipeline = self._options, model.pipeline
+        return ranges_for_call(
+            pipeline.home or pipeline.root,
+            pipeline.spec,
+            options.ranges,
+            precision=options.precision,
+            truncate_dim=model.truncate_dim if options.truncate_dim is None else options.truncate_dim,
+            normalize=options.normalize_embeddings,
+        )
+
+    def _dense(self, model: SentenceTransformer, texts: list[Text], count: int) -> Encoded:
+        options = self._options
+        floats = self._by_role(model)(
+            texts,
+            show_progress_bar=False,
+            truncate_dim=options.truncate_dim,
+            normalize_embeddings=options.normalize_embeddings,
+            **self._call,
+        )
+        kept = self._kept(floats[:count], count)
+        if options.precision == "float32":
+            return kept
+        if not len(kept.block):  # the shape and dtype that any other has
+            return Encoded(quantize_call(floats[:1] * 0, options.precision, OWN)[:0], kept.refused)
+        return Encoded(quantize_call(kept.block, options.precision, self._ranges), kept.refused)
+
+    def _sparse(self, model: SparseEncoder, texts: list[Text], count: int) -> Encoded:
+        found = self._by_role(model)(
+            texts, show_progress_bar=False, max_active_dims=self._options.max_active_dims, **self._call
+        )
+        rows = read_embeddings(found).rows.part(0, count)
+        if not np.isfinite(rows.values).all():
+            bad = set(rows.rows[~np.isfinite(rows.values)].tolist())
+            good = [place for place in range(count) if place not in bad]
+            refused = dict.fromkeys(sorted(bad), _NOT_FINITE)
+            rows = _chosen(rows, good)
+        else:
+            refused = {}
+        tokens = (
+            [[token for token, _ in each] for each in model.decode(rows.to_csr())]
+            if self._tokens and len(rows)
+            else []
+        )
+        return Encoded(rows, refused, tokens)
+
+    def _kept(self, values: npt.NDArray[Any], count: int) -> Encoded:
+        """The rows that are finite."""
+        finite = np.isfinite(values.reshape(count, -1)).all(axis=1) if count else np.empty(0, bool)
+        if finite.all():
+            return Encoded(values)
+        return Encoded(values[finite], dict.fromkeys(np.flatnonzero(~finite).tolist(), _NOT_FINITE))
+
+
+_NOT_FINITE = "has an embedding with NaN or infinity in it"
+
+
+def _chosen(rows: SparseRows, places: Sequence[int]) -> SparseRows:
+    """Some of the vectors."""
+    mask = np.isin(rows.rows, places)
+    counts = rows.counts[list(places)] if len(places) else np.empty(0, np.int64)
+    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+    return SparseRows(starts, rows.columns[mask], rows.values[mask], rows.width)
+
+
+def refuse_options(kind: ModelKind, options: ModelOptions) -> None:
+    """Refuse options that mean nothing for a kind of model.
+
+    Raises:
+        OptionError: If one is given.
+    """
+    given = {
+        "truncate_dim": options.truncate_dim,
+        "normalize_embeddings": options.normalize_embeddings,
+        "ranges": options.ranges,
+        "precision": options.precision if options.precision != "float32" else None,
+        "max_active_dims": options.max_active_dims,
+        "role": options.role,
+    }
+    found = [name for name, value in given.items() if value and kind not in _FOR[name]]
+    if found:
+        names = " and ".join(f"--{name.replace('_', '-')}" for name in found)
+        raise OptionError(f"a {kind.value} model has no use for {names}", "leave it out")
+
+
+# options of the call, and the kinds of model that they are for
+_FOR = {
+    "truncate_dim": {ModelKind.DENSE},
+    "normalize_embeddings": {ModelKind.DENSE},
+    "ranges": {ModelKind.DENSE},
+    "precision": {ModelKind.DENSE},
+    "max_active_dims": {ModelKind.SPARSE},
+    "role": {ModelKind.DENSE, ModelKind.SPARSE},
+}

@@ -1,0 +1,342 @@
+"""The folder of a job: shards that appear complete or not at all, a record of each, and what job they belong to.
+
+``_job.json`` says which job it is; ``_progress/`` has a record of each complete shard while the job runs; ``_manifest.json``
+and then ``_SUCCESS`` appear when all are. Readers of Parquet folders pass over names that begin with ``_`` or ``.``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from dataclasses import fields as dataclass_fields
+from pathlib import Path
+from typing import Any
+
+from stopt.artifact import sha256, write_text
+from stopt.errors import ArtifactError, CorruptModel
+from stopt.folder import read_json_object
+
+__all__ = ["REJECTED", "JobFolder", "Made", "Record", "Rejected"]
+
+SCHEMA = 1
+JOB, PROGRESS, REJECTED, MANIFEST, SUCCESS = (
+    "_job.json",
+    "_progress",
+    "_rejected.jsonl",
+    "_manifest.json",
+    "_SUCCESS",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A row that could not be encoded.
+
+    Attributes:
+        number: Number of the row in the corpus, from 0.
+        file: The file that it is in.
+        line: Its line, from 1.
+        id: Its id, if it has one.
+        reason: What is wrong with it.
+    """
+
+    number: int
+    file: str
+    line: int
+    id: int | str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a shard was made of, and what became of it.
+
+    Attributes:
+        first_row: Number of its first row.
+        rows: Rows that were read for it.
+        written: Rows that it has.
+        text_sha256: Hash of what was read, hexadecimal: the same input has the same.
+        shape: Shape of its results, without the number of rows.
+        dtype: Their dtype.
+        active: Of sparse vectors: values that are not zero.
+        rejected: Rows that could not be encoded.
+    """
+
+    first_row: int
+    rows: int
+    written: int
+    text_sha256: str
+    shape: Sequence[int]
+    dtype: str
+    active: int
+    rejected: Sequence[Rejected]
+
+
+@dataclass(frozen=True, slots=True)
+class Record(Made):
+    """What is known of a complete shard.
+
+    Attributes:
+        shard: Its number, from 0.
+        file: Its name.
+        size_bytes: Its size.
+        sha256: Hash of the file, hexadecimal.
+    """
+
+    shard: int
+    file: str
+    size_bytes: int
+    sha256: str
+
+
+class JobFolder:
+    """The folder that a job's shards are put into.
+
+    Args:
+        root: The folder.
+        ending: How the names of shards end.
+    """
+
+    def __init__(self, root: Path, ending: str) -> None:
+        self.root = root
+        self._ending = ending
+        self.done: dict[int, Record] = {}
+        self._new: list[Path] = []
+        self._mark = f"{os.getpid()}-{secrets.token_hex(4)}"
+
+    @property
+    def is_job(self) -> bool:
+        """Whether there is a job in it."""
+        return (self.root / JOB).is_file()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the job has ended."""
+        return (self.root / SUCCESS).is_file()
+
+    def check_free(self, *, resume: bool, force: bool) -> None:
+        """Make sure, before long work, that a job may use the folder.
+
+        Raises:
+            ArtifactError: If it has something in it that must not be lost.
+        """
+        if self.root.is_dir() and any(self.root.iterdir()):
+            if not self.is_job:
+                raise ArtifactError(
+                    f"{self.root} has files in it that are not of a job", "name another folder, or empty it"
+                )
+            begun = self.is_complete or any((self.root / PROGRESS).glob("*.json"))
+            if begun and not (resume or force):
+                state = "a complete job" if self.is_complete else "a job that was interrupted"
+                hint = (
+                    "replace it with --force"
+                    if self.is_complete
+                    else "go on with it: --resume; or start again: --force"
+                )
+                raise ArtifactError(f"{self.root} has {state} in it", hint)
+        elif self.root.exists() and not self.root.is_dir():
+            raise ArtifactError(f"{self.root} is a file", "name a folder")
+
+    @contextmanager
+    def opened(self, identity: Mapping[str, Any], *, resume: bool) -> Iterator[JobFolder]:
+        """Use the folder for a job, alone; one that ends early leaves complete shards, or nothing.
+
+        Args:
+            identity: What decides the job's bytes.
+            resume: Whether shards that are there are kept, if they are of the same job.
+
+        Raises:
+            ArtifactError: If it cannot be written to, is in use, or has another job in it.
+        """
+        with self._writing():
+            self._new = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
+            self.root.mkdir(parents=True, exist_ok=True)
+            with _locked(self.root):
+                self._begin(identity, resume=resume)
+                try:
+                    self._read_records()
+                    yield self
+                finally:
+                    self._tidy()
+
+    def staged(self, shard: int) -> Path:
+        """Where to write a shard before it is complete."""
+        return self.root / f".{self._name(shard)}.{self._mark}"
+
+    def commit(self, shard: int, made: Made) -> Record:
+        """Put a shard that has been written in its place, and record it.
+
+        Args:
+            shard: Its number.
+            made: What it was made of.
+        """
+        staged, name = self.staged(shard), self._name(shard)
+        _sync(staged)
+        size, digest = staged.stat().st_size, sha256(staged)
+        staged.replace(self.root / name)
+        fields = {field.name: getattr(made, field.name) for field in dataclass_fields(Made)}
+        record = Record(**fields, shard=shard, file=name, size_bytes=size, sha256=digest)
+        _sync(self.root)
+        write_text(self.root / PROGRESS / f"{shard:06}.json", json.dumps(asdict(record)) + "\n")
+        self.done[shard] = record
+        return record
+
+    def refresh(self) -> None:
+        """Read the records of shards that others have completed."""
+        self._read_records()
+
+    def finish(self) -> None:
+        """Declare the job complete."""
+        records = [self.done[shard] for shard in sorted(self.done)]
+        refused = [each for record in records for each in record.rejected]
+        if refused:
+            lines = (json.dumps(asdict(each), ensure_ascii=False) for each in refused)
+            write_text(self.root / REJECTED, "\n".join(lines) + "\n")
+        shards = [
+            {key: value for key, value in asdict(record).items() if key != "rejected"}
+            | {"rejected": len(record.rejected)}
+            for record in records
+        ]
+        document = {"schema": SCHEMA, "rows": sum(each.written for each in records), "rejected": len(refused)}
+        write_text(self.root / MANIFEST, json.dumps({**document, "shards": shards}, indent=1) + "\n")
+        _sync(self.root)
+        write_text(self.root / SUCCESS, "")
+        _sync(self.root)
+        shutil.rmtree(self.root / PROGRESS, ignore_errors=True)
+
+    def parts(self) -> list[Path]:
+        """The complete shards, in order."""
+        return [self.root / self.done[shard].file for shard in sorted(self.done)]
+
+    def _name(self, shard: int) -> str:
+        return f"part-{shard:06}{self._ending}"
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            kept = f"{len(self.done)} shards are complete: free some space, then go on with --resume"
+            raise ArtifactError(
+                f"writing to {self.root} failed: {error.strerror or error}",
+                kept if self.done else "name another place: -o",
+            ) from error
+
+    def _begin(self, identity: Mapping[str, Any], *, resume: bool) -> None:
+        text = json.dumps({"schema": SCHEMA, **identity}, indent=1, ensure_ascii=False) + "\n"
+        job = self.root / JOB
+        if job.is_file() and resume:
+            self._compare(read_json_object(job), json.loads(text))
+        else:
+            self._clear()
+            write_text(job, text)
+        if not self.is_complete:
+            (self.root / PROGRESS).mkdir(exist_ok=True)
+        for stale in self.root.glob(".part-*"):
+            stale.unlink(missing_ok=True)
+
+    def _compare(self, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+        differing = list(_differences(found, wanted))
+        if differing:
+            raise ArtifactError(
+                f"{self.root} has another job in it: {'; '.join(differing)}",
+                "go on with the same options, model and inputs; or start again: --force",
+            )
+
+    def _clear(self) -> None:
+        """Remove what an earlier job left, its claim to be complete first."""
+        for name in (SUCCESS, MANIFEST, REJECTED):
+            (self.root / name).unlink(missing_ok=True)
+        shutil.rmtree(self.root / PROGRESS, ignore_errors=True)
+        for part in self.root.glob("part-??????.*"):
+            part.unlink()
+
+    def _read_records(self) -> None:
+        """Take in the shards that are recorded, and there as recorded."""
+        self.done = {}
+        if self.is_complete:
+            shards = read_json_object(self.root / MANIFEST)["shards"]
+            self.done = {each["shard"]: Record(**{**each, "rejected": ()}) for each in shards}
+            return
+        for path in sorted((self.root / PROGRESS).glob("*.json")):
+            document = read_json_object(path)
+            try:
+                refused = tuple(Rejected(**each) for each in document.pop("rejected"))
+                record = Record(**document, rejected=refused)
+            except (KeyError, TypeError) as error:
+                raise CorruptModel(
+                    f"{path} is no record of a shard: {error}", "delete it: the shard is made again"
+                ) from error
+            part = self.root / record.file
+            if part.is_file() and part.stat().st_size == record.size_bytes:
+                self.done[record.shard] = record
+
+    def _tidy(self) -> None:
+        """Remove what is not complete; where no shard is, all that this job has put there."""
+        with suppress(OSError):
+            for stale in self.root.glob(f".part-*.{self._mark}"):
+                stale.unlink()
+            if not self.done and not self.is_complete:
+                shutil.rmtree(self.root / PROGRESS, ignore_errors=True)
+                (self.root / JOB).unlink(missing_ok=True)
+                for folder in self._new:
+                    folder.rmdir()
+
+
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """In words, where two objects differ."""
+    for key in dict.fromkeys([*found, *wanted]):
+        old, new = found.get(key), wanted.get(key)
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new, f"{prefix}{key} ")
+        else:
+            yield f"{prefix}{key} was {_short(old)}, is {_short(new)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process alone; where the system or file system cannot, without.
+
+    Raises:
+        ArtifactError: If another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(number)
+        raise ArtifactError(
+            f"another process is at work in {folder}", "wait for it, or name another folder"
+        ) from error
+    except OSError:  # a file system that has no locks
+        pass
+    try:
+        yield
+    finally:
+        os.close(number)
+
+
+def _sync(path: Path) -> None:
+    """Have a file, or a folder's names, on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
