@@ -30,7 +30,7 @@ _model_options = options.collect(
     "max_active_dims",
 )
 _job_options = options.collect(
-    "job_options", "column", "id_column", "jsonl", "shard_size", "on_error", "resume", "force"
+    "job_options", "column", "id_column", "jsonl", "shard_size", "on_error", "workers", "resume", "force"
 )
 
 
@@ -67,6 +67,13 @@ _job_options = options.collect(
 @options.serving_backend
 @options.file_name
 @click.option("--device", help="cpu, cuda, cuda:1 …")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processes that encode, which share the threads; for each device, if --device names several with commas.",
+)
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16", "float16", "auto"]),

@@ -44,8 +44,7 @@ def print_rows(job: EncodeJob, out: Output) -> None:
     if asked := [name for name, given in options.items() if given]:
         raise OptionError(f"{asked[0]} needs a place to write to", "name one: -o")
     _say_if_terminal(job, out)
-    with _progress(out) as tell:
-        results = stream(job, out.step, tell)
+    with _progress(out) as tell, stream(job, out.step, tell) as results:
         if out.format is Format.JSON:
             out.result("", _document(results), "")
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from stopt.runtime.tokenizer import Text
+from stopt.scale.crew import Texts
 from stopt.scale.job import EncodeJob
 from stopt.scale.rows import read_rows
 from stopt.scale.sources import Columns, InputFile, InputFormat, Problem, Reading, Row
@@ -28,9 +28,14 @@ class Chunk(NamedTuple):
     first: int
     rows: Sequence[tuple[InputFile, Row]]
 
-    def texts(self) -> list[Text]:
+    def texts(self) -> Texts:
         """The texts of those that have one."""
-        return [row.text for _, row in self.rows if row.text is not None]
+        numbered = [
+            (row.text, number)
+            for number, (_, row) in enumerate(self.rows, self.first)
+            if row.text is not None
+        ]
+        return Texts([text for text, _ in numbered], [number for _, number in numbered])
 
     def digest(self, into: Any) -> None:
         """Hash what was read, so that it is known again."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
@@ -12,7 +13,8 @@ from pathlib import Path
 
 from stopt.errors import ArtifactError
 from stopt.scale.chunks import Chunk, Corpus
-from stopt.scale.encoder import Block, Encoder, kind_of, refuse_options
+from stopt.scale.crew import Crew, hired
+from stopt.scale.encoder import About, Block, kind_of, refuse_options
 from stopt.scale.formats import Rows, Writer, open_writer
 from stopt.scale.job import EncodeJob, Format, OnError
 from stopt.scale.results import Refused, combined, encoded, look, stop_at
@@ -93,31 +95,35 @@ def encode_corpus(job: EncodeJob, say: Say = lambda _: None, tell: Tell = lambda
     kind = kind_of(job.model.model)
     target = Target.of(job, kind)
     files = _inputs(job)
-    encoder = Encoder(job.model, tokens=target.format is Format.JSONL)
-    say(encoder.summary)
-    target.require_cut(needs_all=encoder.needs_all)
-    identity = job.identity(encoder.describe(), files, target.format)
-    with target.opened(identity, say, resume=job.resume) as folder:
-        kept = sum(record.rows for record in folder.done.values())
-        if not folder.is_complete:
-            corpus = Corpus(files, job.columns(pairs=kind is ModelKind.CROSS_ENCODER))
-            _Making(job, kind, target.format, corpus, folder, tell).run(encoder)
-        target.complete(folder)
-        rejects = target.rejects()
-    records = [folder.done[shard] for shard in sorted(folder.done)]
+    with hired(job.model, job.workers, tokens=target.format is Format.JSONL) as crew:
+        say(crew.about.summary)
+        target.require_cut(needs_all=crew.about.needs_all)
+        identity = job.identity(crew.about.decisive, files, target.format)
+        with target.opened(identity, say, resume=job.resume) as folder:
+            kept = sum(record.rows for record in folder.done.values())
+            if not folder.is_complete:
+                corpus = Corpus(files, job.columns(pairs=kind is ModelKind.CROSS_ENCODER))
+                _Making(job, target.format, corpus, folder, tell).run(crew)
+            target.complete(folder)
+    return _report(target, crew.about, kept, time.perf_counter() - started)
+
+
+def _report(target: Target, about: About, kept: int, seconds: float) -> Report:
+    done = target.folder.done
+    records = [done[shard] for shard in sorted(done)]
     written = sum(record.written for record in records)
-    active = sum(record.active for record in records) / max(1, written) if kind is ModelKind.SPARSE else None
+    active = sum(record.active for record in records) / max(1, written)
     return Report(
         output=target.output,
-        model_file=encoder.file,
+        model_file=about.file,
         shape=(written, *records[0].shape),
         dtype=records[0].dtype,
-        active_dims=active,
+        active_dims=active if about.kind is ModelKind.SPARSE else None,
         rejected=sum(record.rows - record.written for record in records),
-        rejects=rejects,
+        rejects=target.rejects(),
         shards=len(records),
         kept_rows=kept,
-        seconds=time.perf_counter() - started,
+        seconds=seconds,
     )
 
 
@@ -147,26 +153,26 @@ class Results:
         self.active += active
 
 
-def stream(job: EncodeJob, say: Say = lambda _: None, tell: Tell = lambda _: None) -> Results:
+@contextmanager
+def stream(job: EncodeJob, say: Say = lambda _: None, tell: Tell = lambda _: None) -> Iterator[Results]:
     """Encode a corpus and hand out the results while they come; otherwise as :func:`encode_corpus`. Nothing is written."""
     kind = kind_of(job.model.model)
     refuse_options(kind, job.model)
-    files = _inputs(job)
-    encoder = Encoder(job.model, tokens=True)
-    say(encoder.summary)
-    corpus = Corpus(files, job.columns(pairs=kind is ModelKind.CROSS_ENCODER))
+    corpus = Corpus(_inputs(job), job.columns(pairs=kind is ModelKind.CROSS_ENCODER))
+    with hired(job.model, job.workers, tokens=True) as crew:
+        say(crew.about.summary)
 
-    def rows() -> Iterator[Rows]:
-        chunks = corpus.chunks(job, needs_all=encoder.needs_all)
-        for chunk, found in encoded(chunks, lambda each: map(encoder, each)):
-            made, refused = combined(chunk, found, kind, corpus.id_type)
-            stop_at(refused)
-            results.look(found.block)
-            tell(Progress(chunk.first + len(chunk.rows), 0, corpus.share))
-            yield made
+        def rows() -> Iterator[Rows]:
+            chunks = corpus.chunks(job, needs_all=crew.about.needs_all)
+            for chunk, found in encoded(chunks, crew.encode):
+                made, refused = combined(chunk, found, kind, corpus.id_type)
+                stop_at(refused)
+                results.look(found.block)
+                tell(Progress(chunk.first + len(chunk.rows), 0, corpus.share))
+                yield made
 
-    results = Results(rows(), encoder.file, kind)
-    return results
+        results = Results(rows(), crew.about.file, kind)
+        yield results
 
 
 def _inputs(job: EncodeJob) -> list[InputFile]:
@@ -178,7 +184,6 @@ class _Making:
 
     Args:
         job: The job.
-        kind: What the model is.
         format_: How shards are written.
         corpus: The rows.
         folder: Where shards go.
@@ -186,24 +191,24 @@ class _Making:
     """
 
     def __init__(
-        self, job: EncodeJob, kind: ModelKind, format_: Format, corpus: Corpus, folder: JobFolder, tell: Tell
+        self, job: EncodeJob, format_: Format, corpus: Corpus, folder: JobFolder, tell: Tell
     ) -> None:
-        self._job, self._kind, self._format = job, kind, format_
+        self._job, self._format = job, format_
         self._corpus, self._folder, self._tell = corpus, folder, tell
         self._kept = 0
 
-    def run(self, encoder: Encoder) -> None:
+    def run(self, crew: Crew) -> None:
         """Make the shards that are not there."""
-        chunks = self._missing(self._corpus.chunks(self._job, needs_all=encoder.needs_all))
+        chunks = self._missing(self._corpus.chunks(self._job, needs_all=crew.about.needs_all))
         made: _Shard | None = None
         try:
-            for chunk, found in encoded(chunks, lambda each: map(encoder, each)):
+            for chunk, found in encoded(chunks, crew.encode):
                 if made is not None and made.number != chunk.shard:
                     made.commit()
                     made = None
                 if made is None:
                     made = _Shard(self._folder, chunk, self._format)
-                rows, refused = combined(chunk, found, self._kind, self._corpus.id_type)
+                rows, refused = combined(chunk, found, crew.about.kind, self._corpus.id_type)
                 if self._job.on_error is OnError.STOP:
                     stop_at(refused)
                 made.add(chunk, rows, refused)

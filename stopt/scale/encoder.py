@@ -24,7 +24,7 @@ from stopt.runtime.tokenizer import Text
 from stopt.scale.job import ModelOptions, versions
 from stopt.spec import ModelKind
 
-__all__ = ["Block", "Encoded", "Encoder", "kind_of"]
+__all__ = ["About", "Block", "Encoded", "Encoder", "kind_of", "refuse_options"]
 
 # (N, E) floats or codes, (N,) or (N, labels) scores; or N sparse vectors
 Block = npt.NDArray[Any] | SparseRows
@@ -57,6 +57,25 @@ def kind_of(model: str) -> ModelKind:
     return read_spec(hub.fetch(model, ()).folder).kind
 
 
+@dataclass(frozen=True, slots=True)
+class About:
+    """What is encoded with.
+
+    Attributes:
+        kind: What the model is.
+        file: The file that is served; for torch the folder of the weights.
+        summary: What runs where, in words.
+        decisive: What decides a vector, beside the options: plain values.
+        needs_all: Whether codes depend on all texts of a call, which then cannot be cut into several.
+    """
+
+    kind: ModelKind
+    file: str
+    summary: str
+    decisive: Mapping[str, Any]
+    needs_all: bool
+
+
 class Encoder:
     """A model, opened.
 
@@ -72,6 +91,7 @@ class Encoder:
         self._options = options
         self._tokens = tokens
         self.kind = kind_of(options.model)
+        self._ranges: CallRanges = None
         self._model: SentenceTransformer | SparseEncoder | CrossEncoder
         common: dict[str, Any] = {
             "backend": options.backend,
@@ -105,20 +125,10 @@ class Encoder:
                 scores = self._model.predict(given, show_progress_bar=False, **self._call)[:count]
                 return self._kept(scores, count)
 
-    @property
-    def file(self) -> str:
-        """The file that is served; for torch the folder of the weights."""
-        return str(self._model.file)
-
-    @property
-    def summary(self) -> str:
-        """What runs where, in words."""
-        return f"{self._model.file} on {self._model.device} in {self._model.pipeline.session.precision}"
-
-    def describe(self) -> dict[str, Any]:
-        """Return what decides a vector, beside the options: plain values."""
+    def about(self) -> About:
+        """Describe it."""
         session = self._model.pipeline.session
-        found: dict[str, Any] = {
+        decisive: dict[str, Any] = {
             "kind": self.kind.value,
             "file": self._model.file.name,
             "sha256": fingerprint(self._model.file),
@@ -127,16 +137,16 @@ class Encoder:
             "device": session.device.partition(":")[0],
             "versions": versions("numpy", "tokenizers", *_PACKAGES[session.backend.value]),
         }
-        ranges = getattr(self, "_ranges", None)
-        if ranges is not None:
-            found["ranges"] = ranges.fingerprint if isinstance(ranges, Ranges) else str(ranges)
-        return found
-
-    @property
-    def needs_all(self) -> bool:
-        """Whether codes depend on all texts of a call, which then cannot be cut into several."""
+        if isinstance(self._ranges, Ranges):
+            decisive["ranges"] = self._ranges.fingerprint
         has_ranges = self.kind is ModelKind.DENSE and parse_precision(self._options.precision).has_ranges
-        return has_ranges and (self._ranges is None or isinstance(self._ranges, str))
+        return About(
+            kind=self.kind,
+            file=str(self._model.file),
+            summary=f"{self._model.file} on {self._model.device} in {session.precision}",
+            decisive=decisive,
+            needs_all=has_ranges and (self._ranges is None or isinstance(self._ranges, str)),
+        )
 
     @property
     def _call(self) -> dict[str, Any]:

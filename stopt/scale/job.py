@@ -60,9 +60,9 @@ class ModelOptions:
         model: Model folder or Hub id.
         backend: Engine; None picks one whose plain file is there.
         file_name: File in the model folder.
-        device: ``cpu``, ``cuda`` …; None leaves it to the engine.
+        device: ``cpu``, ``cuda`` …, or several with commas; None leaves it to the engine.
         dtype: Precision of the arithmetic.
-        threads: Threads of the CPU, of each process; None is all that it may use.
+        threads: Threads of the CPU, of all processes together; None is all that this one may use.
         batch_size: Texts that are run together, at most.
         max_batch_tokens: Tokens that are run together, at most.
         prompt_name: Name of the prompt to put before each text.
@@ -94,6 +94,11 @@ class ModelOptions:
     max_active_dims: int | None = None
 
     @property
+    def devices(self) -> list[str | None]:
+        """The devices, one at least."""
+        return [None] if self.device is None else [each.strip() for each in self.device.split(",")]
+
+    @property
     def model_kwargs(self) -> dict[str, Any]:
         """The engine's options under the public classes' names."""
         asked = {"file_name": self.file_name, "dtype": self.dtype}
@@ -115,6 +120,7 @@ class EncodeJob:
         shard_size: Rows of a shard.
         chunk_size: Rows that are encoded in one call.
         on_error: What becomes of a row that cannot be encoded.
+        workers: Processes that encode, for each device; 1 of one device is this process.
         resume: Whether to go on with what an interrupted job left.
         force: Whether to replace what is there.
     """
@@ -129,13 +135,14 @@ class EncodeJob:
     shard_size: int = SHARD
     chunk_size: int = CHUNK
     on_error: OnError = OnError.STOP
+    workers: int = 1
     resume: bool = False
     force: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("shard_size", "chunk_size"):
+        for name in ("shard_size", "chunk_size", "workers"):
             if getattr(self, name) < 1:
-                raise OptionError(f"{name} is {getattr(self, name)!r}", "a positive number of rows")
+                raise OptionError(f"{name} is {getattr(self, name)!r}", "a positive number")
 
     def columns(self, *, pairs: bool) -> Columns:
         """The columns that are read."""
@@ -147,7 +154,7 @@ class EncodeJob:
         """Return all that decides what is written: plain values, for a file and to be compared.
 
         Args:
-            described: What the model is: :meth:`stopt.scale.encoder.Encoder.describe`.
+            described: What decides a vector: :class:`stopt.scale.encoder.About`.
             files: The inputs.
             format_: How shards are written.
         """

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from stopt.errors import InputError
 from stopt.runtime.sparse_arrays import SparseRows
 from stopt.runtime.tokenizer import Text
 from stopt.scale.chunks import Chunk, IdType
+from stopt.scale.crew import Mapper, Texts
 from stopt.scale.encoder import Block, Encoded
 from stopt.scale.formats import Rows
 from stopt.scale.shards import Rejected
 from stopt.spec import ModelKind
 
-__all__ = ["Mapper", "Refused", "combined", "encoded", "look", "stop_at"]
+__all__ = ["Refused", "combined", "encoded", "look", "stop_at"]
 
-# what maps chunks of texts to results, in order, taking few at a time
-Mapper = Callable[[Iterable[Sequence[Text]]], Iterator[Encoded]]
 # a row without a result, and what to do about it
 Refused = tuple[Rejected, str]
 
@@ -26,7 +25,7 @@ def encoded(chunks: Iterable[Chunk], mapper: Mapper) -> Iterator[tuple[Chunk, En
     """Chunks with their results, in order; chunks are taken as the mapper asks for them."""
     waiting: deque[Chunk] = deque()
 
-    def texts() -> Iterator[Sequence[Text]]:
+    def texts() -> Iterator[Texts]:
         for chunk in chunks:
             waiting.append(chunk)
             yield chunk.texts()

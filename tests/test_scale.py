@@ -1,0 +1,623 @@
+"""Encoding corpora: every output, in one piece or in shards, interrupted or not, has the same rows."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from corpora import PAIRS, TEXTS, texts_of, tree, write_pairs, write_texts
+from pyarrow import parquet
+
+from stopt import CrossEncoder, SentenceTransformer, SparseEncoder
+from stopt.embeddings.ranges import RANGES, Ranges
+from stopt.errors import ArtifactError, InputError, OptionError
+from stopt.scale import EncodeJob, Format, ModelOptions, OnError, encode_corpus, stream
+
+NUMBER = 100
+
+
+@pytest.fixture(scope="module")
+def static(tiny) -> Path:
+    """A table: no engine, so that it is opened at once."""
+    return tiny("bert", kind="static")
+
+
+@pytest.fixture(scope="module")
+def expected(static):
+    return SentenceTransformer(static).encode(texts_of(NUMBER))
+
+
+@pytest.fixture
+def corpus(tmp_path) -> Path:
+    return write_texts(tmp_path, "jsonl", texts_of(NUMBER))
+
+
+@pytest.fixture
+def job(static, corpus, tmp_path) -> EncodeJob:
+    """A hundred texts in shards of 30, chunks of 8."""
+    return EncodeJob(ModelOptions(str(static)), [corpus], tmp_path / "out", shard_size=30, chunk_size=8)
+
+
+class StopError(Exception):
+    """What ends a job in a test."""
+
+
+def stop_after(rows: int):
+    def tell(progress) -> None:
+        if progress.rows >= rows:
+            raise StopError
+
+    return tell
+
+
+def read(output: Path):
+    table = parquet.read_table(output)
+    return table["id"].to_pylist(), np.stack(table["embedding"].to_numpy())
+
+
+# ---- outputs --------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_has_shards_of_parquet(job, expected) -> None:
+    report = encode_corpus(job)
+    assert (report.shape, report.dtype, report.shards) == ((NUMBER, 24), "float32", 4)
+    ids, values = read(job.output)
+    assert ids == list(range(NUMBER))
+    np.testing.assert_allclose(values, expected, atol=1e-6)
+    assert [path.name for path in sorted(job.output.iterdir())] == [
+        "_SUCCESS",
+        "_job.json",
+        "_manifest.json",
+        *(f"part-00000{number}.parquet" for number in range(4)),
+    ]
+    schema = parquet.read_schema(job.output / "part-000000.parquet")
+    assert str(schema.field("embedding").type) == "fixed_size_list<element: float>[24]"
+    manifest = json.loads((job.output / "_manifest.json").read_text())
+    assert [each["written"] for each in manifest["shards"]] == [30, 30, 30, 10]
+    assert manifest["shards"][3]["sha256"] == tree(job.output)["part-000003.parquet"]
+
+
+@pytest.mark.parametrize("ending", ["npy", "jsonl", "parquet"])
+def test_a_file_is_put_together_of_shards(job, tmp_path, expected, ending) -> None:
+    for name, size in (("cut", 30), ("whole", 1000)):
+        report = encode_corpus(replace(job, output=tmp_path / f"{name}.{ending}", shard_size=size))
+        assert report.shards == (4 if name == "cut" else 1)
+    cut = tmp_path / f"cut.{ending}"
+    match ending:
+        case "npy":
+            found = np.load(cut, mmap_mode="r")
+            assert cut.read_bytes() == (tmp_path / "whole.npy").read_bytes()
+        case "jsonl":
+            rows = [json.loads(line) for line in cut.read_text(encoding="utf-8").splitlines()]
+            found = np.array([row["embedding"] for row in rows], np.float32)
+            assert [row["text"] for row in rows] == texts_of(NUMBER)
+            assert cut.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+        case _:
+            found = read(cut)[1]
+            assert parquet.read_table(cut).equals(parquet.read_table(tmp_path / "whole.parquet"))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert {path.name for path in tmp_path.iterdir()} == {"corpus.jsonl", f"cut.{ending}", f"whole.{ending}"}
+
+
+@pytest.mark.parametrize(
+    ("precision", "width", "kind"),
+    [("int8", 24, "int8"), ("uint8", 24, "uint8"), ("binary", 3, "int8"), ("ubinary", 3, "uint8")],
+)
+def test_codes_are_those_of_one_call(job, static, expected, tmp_path, precision, width, kind) -> None:
+    ranges = Ranges.of(expected)
+    chosen = replace(job.model, precision=precision, ranges=ranges)
+    report = encode_corpus(replace(job, model=chosen))
+    assert (report.shape, report.dtype) == ((NUMBER, width), kind)
+    found = read(job.output)[1]
+    wanted = SentenceTransformer(static).encode(texts_of(NUMBER), precision=precision, ranges=ranges)
+    assert found.dtype == wanted.dtype
+    assert (found == wanted).mean() > 0.999  # a value on the edge of a step may fall on either side
+
+
+def test_ranges_of_the_model_folder_are_used_in_every_shard(job, static, expected, tmp_path) -> None:
+    folder = shutil.copytree(static, tmp_path / "model")
+    int8 = replace(job, model=ModelOptions(str(folder), precision="int8"))
+    with pytest.raises(OptionError) as caught:
+        encode_corpus(int8)
+    assert caught.value.message == "int8 and uint8 need ranges, which every shard must share"
+    assert "stopt calibrate MODEL" in caught.value.hint
+    assert not job.output.exists()
+    Ranges.of(expected).write(folder / RANGES)
+    encode_corpus(int8)
+    assert len({row.tobytes() for row in read(job.output)[1]}) > NUMBER / 2
+
+
+def test_an_embedding_does_not_depend_on_where_it_is_cut(job, tmp_path) -> None:
+    encode_corpus(replace(job, output=tmp_path / "a.npy"))
+    encode_corpus(replace(job, output=tmp_path / "b.npy", shard_size=64, chunk_size=64))
+    np.testing.assert_allclose(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"), atol=1e-6)
+
+
+@pytest.mark.parametrize("ending", ["npz", "jsonl", "parquet"])
+def test_sparse_vectors(tiny, tmp_path, ending) -> None:
+    from scipy.sparse import load_npz
+
+    folder = tiny("bert", kind="splade")
+    texts = texts_of(7)
+    file = write_texts(tmp_path, "txt", texts)
+    chosen = ModelOptions(str(folder), backend="torch", max_active_dims=6)
+    job = EncodeJob(chosen, [file], tmp_path / f"out.{ending}", shard_size=3, chunk_size=2)
+    report = encode_corpus(job)
+    theirs = SparseEncoder(folder, backend="torch").encode(
+        texts, max_active_dims=6, convert_to_sparse_tensor=False
+    )
+    wanted = theirs.numpy()
+    assert report.shape == wanted.shape
+    assert report.active_dims == pytest.approx(np.count_nonzero(wanted) / 7)
+    found = np.zeros_like(wanted)
+    if ending == "npz":
+        matrix = load_npz(job.output)
+        assert matrix.has_sorted_indices
+        found = matrix.toarray()
+    else:
+        rows = (
+            [json.loads(line) for line in job.output.read_text().splitlines()] if ending == "jsonl" else None
+        )
+        for place, row in enumerate(rows or parquet.read_table(job.output).to_pylist()):
+            found[place, row["indices"]] = row["values"]
+            assert ending == "parquet" or len(row["tokens"]) == len(row["values"])
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("ending", ["npy", "jsonl", "parquet"])
+@pytest.mark.parametrize("labels", [1, 3])
+def test_scores_of_pairs(tiny, tmp_path, ending, labels) -> None:
+    folder = tiny("bert", kind="cross-encoder", num_labels=labels)
+    file = write_pairs(tmp_path, "csv")
+    chosen = ModelOptions(str(folder), backend="torch")
+    job = EncodeJob(chosen, [file], tmp_path / f"out.{ending}", shard_size=3, chunk_size=2)
+    encode_corpus(job)
+    wanted = CrossEncoder(folder, backend="torch").predict(PAIRS)
+    name = "score" if labels == 1 else "scores"
+    match ending:
+        case "npy":
+            found = np.load(job.output)
+        case "jsonl":
+            rows = [json.loads(line) for line in job.output.read_text().splitlines()]
+            assert [tuple(row["texts"]) for row in rows] == PAIRS
+            found = [row[name] for row in rows]
+        case _:
+            found = parquet.read_table(job.output)[name].to_pylist()
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("format_", [Format.PARQUET, Format.JSONL, Format.NPY])
+def test_no_text_gives_no_row(job, tmp_path, format_) -> None:
+    (tmp_path / "empty.txt").touch()
+    report = encode_corpus(replace(job, inputs=[tmp_path / "empty.txt"], format=format_))
+    assert report.shape == (0, 24)
+    if format_ is Format.PARQUET:
+        assert parquet.read_table(job.output).schema.names == ["id", "embedding"]
+    elif format_ is Format.NPY:
+        assert np.load(job.output / "part-000000.npy").shape == (0, 24)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_ids_of_the_corpus_are_kept(job, tmp_path, ending) -> None:
+    file = write_texts(tmp_path, ending, texts_of(NUMBER))
+    encode_corpus(replace(job, inputs=[file], id_column="key"))
+    assert read(job.output)[0] == [f"d{number}" for number in range(NUMBER)]
+    encode_corpus(replace(job, inputs=[file], id_column="key", output=tmp_path / "out.jsonl"))
+    assert json.loads((tmp_path / "out.jsonl").read_text().splitlines()[7])["id"] == "d7"
+
+
+def test_several_files_are_one_corpus(job, tmp_path, expected) -> None:
+    texts = texts_of(NUMBER)
+    files = [
+        write_texts(tmp_path, ending, texts[start : start + 25], f"file{start}")
+        for start, ending in ((0, "csv"), (25, "parquet"), (50, "jsonl.gz"), (75, "tsv"))
+    ]
+    seen = []
+    encode_corpus(replace(job, inputs=files), tell=seen.append)
+    np.testing.assert_allclose(read(job.output)[1], expected, atol=1e-6)
+    shares = [each.share for each in seen]
+    assert shares == sorted(shares)
+    assert 0 < shares[0] < 0.3
+    assert shares[-1] == 1
+
+
+def test_workers_give_the_same_bytes(exported, job, tmp_path) -> None:
+    for name, changes in (("one", {}), ("two", {"workers": 2}), ("devices", {"device": "cpu,cpu"})):
+        chosen = ModelOptions(
+            str(exported("bert")), backend="onnx", threads=2, device=changes.pop("device", None)
+        )
+        encode_corpus(replace(job, model=chosen, output=tmp_path / name, **changes))
+    assert tree(tmp_path / "one") == tree(tmp_path / "two") == tree(tmp_path / "devices")
+
+
+# ---- rows that cannot be encoded ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def broken(tmp_path) -> Path:
+    """Ten rows, of which those of lines 3 and 8 are none."""
+    lines = [json.dumps({"text": text}) for text in texts_of(10)]
+    lines[2], lines[7] = '{"text": "a\\ud800b"}', '{"body": "x"}'
+    (tmp_path / "broken.jsonl").write_text("\n".join(lines) + "\n")
+    return tmp_path / "broken.jsonl"
+
+
+def test_a_row_that_cannot_be_encoded_ends_the_job(job, broken) -> None:
+    with pytest.raises(InputError) as caught:
+        encode_corpus(replace(job, inputs=[broken]))
+    assert caught.value.message == (
+        f"line 3 of {broken} has a lone surrogate, U+D800 at character 1: not valid Unicode"
+    )
+    assert "replace it" in caught.value.hint
+    assert caught.value.index == 2
+    assert not job.output.exists()
+
+
+def test_or_goes_to_a_file_with_the_reason(job, broken, static, tmp_path) -> None:
+    chosen = replace(job, inputs=[broken], on_error=OnError.REJECT, shard_size=4, chunk_size=2)
+    report = encode_corpus(chosen)
+    assert (report.shape, report.rejected) == ((8, 24), 2)
+    ids, values = read(job.output)
+    assert ids == [0, 1, 3, 4, 5, 6, 8, 9]
+    wanted = SentenceTransformer(static).encode([texts_of(10)[each] for each in ids])
+    np.testing.assert_allclose(values, wanted, atol=1e-6)
+    rejected = [json.loads(line) for line in (job.output / "_rejected.jsonl").read_text().splitlines()]
+    assert [(each["number"], each["line"], each["file"]) for each in rejected] == [
+        (2, 3, str(broken)),
+        (7, 8, str(broken)),
+    ]
+    assert rejected[1]["reason"] == "has no text 'text'; it has: body"
+    report = encode_corpus(replace(chosen, output=tmp_path / "out.jsonl"))
+    assert report.rejects == tmp_path / "out.jsonl.rejected.jsonl"
+    assert len(report.rejects.read_text().splitlines()) == 2
+
+
+def test_an_embedding_that_is_not_finite_is_refused(static, tmp_path) -> None:
+    import safetensors.numpy
+
+    folder = shutil.copytree(static, tmp_path / "model")
+    (weights,) = folder.rglob("model.safetensors")
+    tensors = safetensors.numpy.load_file(weights)
+    model = SentenceTransformer(static)
+    token = int(model.pipeline.tokenizer.tokenize(["guitar"])[0].ids[-1])
+    (name,) = tensors
+    tensors[name] = tensors[name].copy()
+    tensors[name][token] = np.inf
+    safetensors.numpy.save_file(tensors, weights)
+    file = write_texts(tmp_path, "txt", ["the stage", "the guitar", "rice"])
+    job = EncodeJob(ModelOptions(str(folder)), [file], tmp_path / "out")
+    with pytest.raises(InputError) as caught:
+        encode_corpus(job)
+    assert caught.value.message == f"line 2 of {file} has an embedding with NaN or infinity in it"
+    assert "stopt check" in caught.value.hint
+    encode_corpus(replace(job, on_error=OnError.REJECT))
+    assert read(job.output)[0] == [0, 2]
+
+
+def test_ids_of_two_types_are_refused(job, tmp_path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"text": "a", "id": 1}\n{"text": "b", "id": "2"}\n')
+    with pytest.raises(InputError, match="has the id '2', where others are numbers"):
+        encode_corpus(replace(job, inputs=[tmp_path / "x.jsonl"], id_column="id"))
+
+
+@pytest.mark.parametrize("engine", ["numpy", "onnx", "openvino", "torch"])
+def test_every_engine_has_one_policy_for_odd_texts(exported, static, tmp_path, engine) -> None:
+    folder = static if engine == "numpy" else exported("bert")
+    chosen = ModelOptions(str(folder), backend=None if engine == "numpy" else engine)
+    file = write_texts(tmp_path, "jsonl", TEXTS)
+    job = EncodeJob(chosen, [file], tmp_path / "out")
+    encode_corpus(job)
+    assert np.isfinite(read(job.output)[1]).all()
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"text": "fine"}\n{"text": "\\udfff"}\n')
+    with pytest.raises(
+        InputError, match=r"line 2 of .*bad.jsonl has a lone surrogate, U\+DFFF at character 0"
+    ):
+        encode_corpus(replace(job, inputs=[bad], output=tmp_path / "bad"))
+
+
+# ---- interrupted jobs -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [31, 60, 99, 100])
+def test_an_interrupted_job_goes_on_and_ends_with_the_same_bytes(job, tmp_path, rows) -> None:
+    encode_corpus(replace(job, output=tmp_path / "whole"))
+    said = []
+    with pytest.raises(StopError):
+        encode_corpus(job, said.append, stop_after(rows))
+    done = rows // 30 if rows < NUMBER else 3
+    assert (
+        f"{30 * done} rows in {done} complete shards stay in {job.output}; --resume goes on from there"
+        in said
+    )
+    assert not [path for path in job.output.iterdir() if path.name.startswith(".")]
+    before = {path: path.stat().st_mtime_ns for path in job.output.glob("part-*")}
+    report = encode_corpus(replace(job, resume=True))
+    assert report.kept_rows == 30 * done
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert tree(job.output) == tree(tmp_path / "whole")
+    again = encode_corpus(replace(job, resume=True))
+    assert again.shape == (NUMBER, 24)
+    assert tree(job.output) == tree(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("ending", ["npy", "jsonl", "parquet"])
+def test_so_does_one_that_writes_a_file(job, tmp_path, ending) -> None:
+    whole, output = tmp_path / f"whole.{ending}", tmp_path / f"out.{ending}"
+    encode_corpus(replace(job, output=whole))
+    chosen = replace(job, output=output, resume=True)
+    with pytest.raises(StopError):
+        encode_corpus(chosen, tell=stop_after(70))
+    assert not output.exists()
+    for kept in (60, NUMBER):
+        report = encode_corpus(chosen)
+        assert (report.shape, report.kept_rows) == ((NUMBER, 24), kept)
+        assert output.read_bytes() == whole.read_bytes()
+    output.unlink()
+    assert encode_corpus(chosen).kept_rows == 0
+    assert output.read_bytes() == whole.read_bytes()
+
+
+def test_a_job_that_ends_before_its_first_shard_leaves_nothing(job, tmp_path) -> None:
+    for output in (tmp_path / "a" / "b", tmp_path / "out.npy"):
+        with pytest.raises(StopError):
+            encode_corpus(replace(job, output=output), tell=stop_after(20))
+    assert {path.name for path in tmp_path.iterdir()} == {"corpus.jsonl"}
+
+
+def test_what_is_there_is_kept_unless_told_otherwise(job, tmp_path) -> None:
+    with pytest.raises(StopError):
+        encode_corpus(job, tell=stop_after(40))
+    with pytest.raises(ArtifactError) as caught:
+        encode_corpus(job)
+    assert caught.value.message == f"{job.output} has a job that was interrupted in it"
+    assert caught.value.hint == "go on with it: --resume; or start again: --force"
+    encode_corpus(replace(job, force=True))
+    with pytest.raises(ArtifactError) as caught:
+        encode_corpus(job)
+    assert caught.value.message == f"{job.output} has a complete job in it"
+    assert caught.value.hint == "replace it with --force"
+    encode_corpus(replace(job, force=True, shard_size=60))
+    assert len(list(job.output.glob("part-*"))) == 2
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    with pytest.raises(ArtifactError) as caught:
+        encode_corpus(replace(job, output=tmp_path / "mine", force=True))
+    assert caught.value.message == f"{tmp_path / 'mine'} has files in it that are not of a job"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shard_size": 40}, "output shard_size was 30, is 40"),
+        ({"id_column": "key"}, 'rows id_column was null, is "key"'),
+        ({"format": Format.JSONL}, 'output format was "parquet", is "jsonl"'),
+        ({"prompt": "say: "}, 'options prompt was null, is "say: "'),
+        ({"truncate_dim": 8}, "options truncate_dim was null, is 8"),
+        ({"seed": 1}, "model sha256 was "),
+    ],
+)
+def test_another_job_is_not_gone_on_with(job, tiny, change, message) -> None:
+    with pytest.raises(StopError):
+        encode_corpus(job, tell=stop_after(40))
+    before = tree(job.output)
+    model = {key: change.pop(key) for key in ("prompt", "truncate_dim") if key in change}
+    if change.pop("seed", None):
+        model["model"] = str(tiny("bert", kind="static", seed=1))
+    with pytest.raises(ArtifactError) as caught:
+        encode_corpus(replace(job, resume=True, model=replace(job.model, **model), **change))
+    assert f"{job.output} has another job in it: " in caught.value.message
+    assert message in caught.value.message
+    assert "--force" in caught.value.hint
+    assert tree(job.output) == before
+
+
+@pytest.mark.parametrize("change", ["other text", "longer", "shorter"])
+def test_changed_inputs_are_noticed(job, corpus, change) -> None:
+    with pytest.raises(StopError):
+        encode_corpus(job, tell=stop_after(70))
+    content = corpus.read_text()
+    changed = {
+        "other text": content.replace("rice", "ecir", 1),
+        "longer": content + '{"text": "more"}\n',
+        "shorter": content[: len(content) // 4],
+    }[change]
+    corpus.write_text(changed)
+    with pytest.raises(ArtifactError) as caught:
+        encode_corpus(replace(job, resume=True))
+    if change == "other text":
+        assert caught.value.message.startswith(
+            "the input has changed: rows 0 to 29 are not those that part-000000"
+        )
+    else:
+        assert "has another job in it: inputs was" in caught.value.message
+    assert "--force" in caught.value.hint
+
+
+def test_one_folder_has_one_job_at_a_time(job) -> None:
+    def tell(progress) -> None:
+        if progress.rows == 40:
+            with pytest.raises(ArtifactError, match="another process is at work in"):
+                encode_corpus(replace(job, resume=True))
+
+    encode_corpus(job, tell=tell)
+    assert len(read(job.output)[0]) == NUMBER
+
+
+def test_rows_are_read_as_they_are_needed(job, monkeypatch) -> None:
+    """A corpus is never in memory: what was read is at most a chunk ahead of what was encoded."""
+    from stopt.scale import chunks
+
+    pulled = 0
+
+    def counted(*args, **options):
+        nonlocal pulled
+        for row in original(*args, **options):
+            pulled += 1
+            yield row
+
+    original = chunks.read_rows
+    monkeypatch.setattr(chunks, "read_rows", counted)
+    ahead = []
+    encode_corpus(job, tell=lambda progress: ahead.append(pulled - progress.rows))
+    assert max(ahead) == 0
+    with stream(replace(job, output=None)) as results:
+        pulled = 0
+        next(results.rows)
+        assert pulled == 8
+
+
+# ---- processes that are ended ---------------------------------------------------------------------------------------
+
+
+def start(job: EncodeJob, *args: str, **options) -> subprocess.Popen:
+    command = [
+        sys.executable,
+        "-m",
+        "stopt",
+        "encode",
+        job.model.model,
+        *map(str, job.inputs),
+        "-o",
+        job.output,
+    ]
+    command += ["--shard-size", str(job.shard_size), "-q", *args]
+    return subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True, **options)
+
+
+def shards_of(job: EncodeJob) -> int:
+    return len(list(job.output.glob("part-*")))
+
+
+def kill_and_resume(job: EncodeJob, seed: int) -> None:
+    """Kill it when a random number of shards is there, and a moment later; then let it end."""
+    moments = np.random.default_rng(seed)
+    shards, delay = int(moments.integers(0, 30)), float(moments.uniform(0, 0.02))
+    process = start(job, "--resume")
+    while process.poll() is None and shards_of(job) < shards:
+        time.sleep(0.001)
+    time.sleep(delay)
+    process.kill()
+    process.communicate()
+    done = start(job, "--resume")
+    assert done.communicate(timeout=100)[1] == ""
+    assert done.returncode == 0
+
+
+@pytest.fixture
+def long_job(job, tmp_path) -> EncodeJob:
+    """One of 40 shards."""
+    file = write_texts(tmp_path, "txt", texts_of(4000), "long")
+    chosen = replace(job, inputs=[file], shard_size=100, chunk_size=2048, output=tmp_path / "whole")
+    encode_corpus(chosen)
+    return chosen
+
+
+@pytest.mark.parametrize(
+    "seeds", [range(2), pytest.param(range(2, 20), marks=pytest.mark.slow, id="20 kills")]
+)
+def test_a_killed_job_goes_on_and_ends_with_the_same_bytes(long_job, tmp_path, seeds) -> None:
+    for seed in seeds:
+        chosen = replace(long_job, output=tmp_path / f"killed-{seed}")
+        kill_and_resume(chosen, seed)
+        assert tree(chosen.output) == tree(long_job.output)
+        shutil.rmtree(chosen.output)
+
+
+def test_an_interrupted_process_says_how_to_go_on(long_job, tmp_path) -> None:
+    chosen = replace(long_job, output=tmp_path / "interrupted")
+    process = start(chosen)
+    while shards_of(chosen) < 3:
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert not list(chosen.output.glob(".*"))
+    encode_corpus(replace(chosen, resume=True))
+    assert tree(chosen.output) == tree(long_job.output)
+
+
+def test_a_full_disk_leaves_complete_shards(long_job, tmp_path) -> None:
+    """A limit on the size of files stands for the disk: the second shard is larger."""
+    texts = texts_of(100) + [f"{text} {text}" for text in texts_of(100)]
+    file = write_texts(tmp_path, "txt", texts, "growing")
+    chosen = replace(long_job, inputs=[file], output=tmp_path / "full")
+    small = replace(chosen, format=Format.JSONL, output=tmp_path / "sizes")
+    encode_corpus(small)
+    sizes = [path.stat().st_size for path in sorted(small.output.glob("part-*"))]
+    limit = (sizes[0] + sizes[1]) // 2
+    process = start(
+        chosen,
+        "--output-format",
+        "jsonl",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    said = process.communicate(timeout=100)[1]
+    assert process.returncode == 1
+    assert f"Error: writing to {chosen.output} failed: File too large" in said
+    assert "Hint: 1 shards are complete: free some space, then go on with --resume" in said
+    encode_corpus(replace(small, output=chosen.output, resume=True))
+    assert tree(chosen.output) == tree(small.output)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_to(job, tmp_path) -> None:
+    (tmp_path / "read-only").mkdir(mode=0o500)
+    with pytest.raises(ArtifactError, match="failed: Permission denied"):
+        encode_corpus(replace(job, output=tmp_path / "read-only" / "out"))
+
+
+def test_a_folder_that_cannot_be_made(job, tmp_path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ArtifactError) as caught:
+        encode_corpus(replace(job, output=tmp_path / "file" / "out"))
+    assert caught.value.message == f"writing to {tmp_path / 'file' / 'out'} failed: Not a directory"
+    assert caught.value.hint == "name another place: -o"
+
+
+# ---- options --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message", "hint"),
+    [
+        ({"output": None}, "the job has no output", "name a folder or a file"),
+        ({"format": Format.NPZ}, "results of a dense model cannot be written as npz", "npy, jsonl, parquet"),
+        ({"output": Path("x.csv")}, "x.csv is neither .npy nor .jsonl nor .parquet", "a file's ending"),
+        (
+            {"output": Path("x.npy"), "format": Format.JSONL},
+            "the output is x.npy, and its format jsonl",
+            "leave",
+        ),
+        (
+            {"format": Format.NPY, "id_column": "key"},
+            ".npy files have no ids, without which --id-column",
+            "Parquet",
+        ),
+        (
+            {"output": Path("x.npy"), "on_error": OnError.REJECT},
+            "--on-error reject makes no sense",
+            "Parquet",
+        ),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(job, change, message, hint) -> None:
+    with pytest.raises(OptionError) as caught:
+        encode_corpus(replace(job, **change))
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["shard_size", "chunk_size", "workers"])
+def test_sizes_are_positive(job, name) -> None:
+    with pytest.raises(OptionError, match=f"{name} is 0"):
+        replace(job, **{name: 0})
