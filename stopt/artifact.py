@@ -10,11 +10,9 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -26,7 +24,6 @@ __all__ = [
     "MANIFEST",
     "FileRecord",
     "Manifest",
-    "commit",
     "default_file",
     "describe_parts",
     "engine_files",
@@ -36,12 +33,12 @@ __all__ = [
     "replacing",
     "require_folder_of",
     "sha256",
-    "staging",
     "write_text",
 ]
 
 MANIFEST = "stopt.json"
-SCHEMA = 1
+SCHEMA = 2
+_READABLE = (1, 2)  # the first had no sizes of inputs, no steps and no trust
 
 _DEFAULT_NAMES = {Backend.ONNX: "model.onnx", Backend.OPENVINO: "openvino_model.xml"}
 _SUFFIXES = {Backend.ONNX: ".onnx", Backend.OPENVINO: ".xml"}
@@ -155,7 +152,8 @@ class FileRecord:
         parts: sha256 (hexadecimal) and size (bytes) of each of its files, by path relative to the model folder.
         options: Options it was made with.
         versions: Packages that took part, with versions.
-        parity: Its comparison with torch.
+        parity: Its comparison with torch, the thresholds that it was held to included.
+        step: What it was made by, in a recipe's words, so that it can be made again; empty where that is not known.
     """
 
     backend: str
@@ -164,6 +162,7 @@ class FileRecord:
     options: Mapping[str, Any]
     versions: Mapping[str, str]
     parity: Mapping[str, Any]
+    step: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,14 +170,17 @@ class Manifest:
     """``stopt.json``: where a folder's converted files come from.
 
     Attributes:
-        source: Hub id or folder name of the original model, and its revision if it has one.
-        inputs: sha256 of the original files that went in, by path.
+        source: Hub id or folder name of the original model, its revision if it has one, and the ``license`` and
+            ``base_model`` that its card names.
+        inputs: sha256 and size of the original files that went in, by path.
         files: Converted files by path, relative to the model folder.
+        trust: What the model was allowed when it was converted.
     """
 
     source: Mapping[str, str | None]
-    inputs: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, Mapping[str, str | int]] = field(default_factory=dict)
     files: Mapping[str, FileRecord] = field(default_factory=dict)
+    trust: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, root: Path) -> Manifest | None:
@@ -192,9 +194,8 @@ class Manifest:
         if not path.is_file():
             return None
         manifest = cls._of(read_json_object(path), str(path))
-        for record in manifest.files.values():
-            for part in record.parts:
-                contained(root, part)
+        for name in manifest.listed:
+            contained(root, name)
         return manifest
 
     @classmethod
@@ -212,18 +213,25 @@ class Manifest:
 
     @classmethod
     def _of(cls, document: Mapping[str, Any], path: str) -> Manifest:
-        if document.get("schema") != SCHEMA:
+        if document.get("schema") not in _READABLE:
             raise CorruptModel(
-                f"{path} has schema {document.get('schema')!r}, this stopt reads {SCHEMA}",
+                f"{path} has schema {document.get('schema')!r}, this stopt reads {SCHEMA} and older",
                 "update stopt, or delete the file",
             )
         try:
             files = {name: _record(record) for name, record in document["files"].items()}
-            return cls(dict(document["source"]), dict(document.get("inputs", {})), files)
+            inputs = {name: _part(value) for name, value in document.get("inputs", {}).items()}
+            return cls(dict(document["source"]), inputs, files, dict(document.get("trust", {})))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CorruptModel(
                 f"{path} is not a manifest of stopt: {error}", "delete it and export again"
             ) from error
+
+    @property
+    def listed(self) -> dict[str, Mapping[str, str | int]]:
+        """Every file that it knows, original and converted, with sha256 and, where that was recorded, size."""
+        parts = {name: part for record in self.files.values() for name, part in record.parts.items()}
+        return {**self.inputs, **parts}
 
     def is_intact(self, root: Path) -> bool:
         """Whether every converted file is there as it was recorded; hashes them."""
@@ -232,7 +240,7 @@ class Manifest:
 
     def with_file(self, name: str, record: FileRecord) -> Manifest:
         """Return a copy in which ``name`` is described by ``record``."""
-        return Manifest(self.source, self.inputs, {**self.files, name: record})
+        return replace(self, files={**self.files, name: record})
 
     def text(self) -> str:
         """Return what its file holds."""
@@ -248,11 +256,21 @@ def _record(value: Mapping[str, Any]) -> FileRecord:
     """A file's entry in the manifest, whose figures and sizes are numbers where there are any."""
     record = FileRecord(**value)
     for part in record.parts.values():
-        if not isinstance(part["size_bytes"], int) or not isinstance(part["sha256"], str):
-            raise TypeError("a part has no size_bytes and sha256")
+        if "size_bytes" not in _part(part):
+            raise TypeError("a part has no size_bytes")
+    if not isinstance(record.options, Mapping) or not isinstance(record.step, Mapping):
+        raise TypeError("options and step are tables")
     if not isinstance(record.parity.get("min_cosine", 1.0), float | int):
         raise TypeError("min_cosine is no number")
     return record
+
+
+def _part(value: Any) -> Mapping[str, str | int]:
+    """A file's sha256 and size; of schema 1, inputs have a hash only."""
+    part = {"sha256": value} if isinstance(value, str) else dict(value)
+    if not isinstance(part["sha256"], str) or not isinstance(part.get("size_bytes", 0), int):
+        raise TypeError("a file has no sha256 and size_bytes")
+    return part
 
 
 def require_folder_of(path: Path) -> None:
@@ -309,50 +327,3 @@ def describe_parts(root: Path, files: Iterable[str]) -> dict[str, dict[str, str 
         name: {"sha256": sha256(root / name), "size_bytes": (root / name).stat().st_size}
         for name in sorted(files)
     }
-
-
-@contextmanager
-def staging(root: Path) -> Iterator[Path]:
-    """Give a hidden folder in ``root`` to build files in; it is gone afterwards, whatever happened.
-
-    Where nothing was moved into place, folders made for it are gone too.
-
-    Being on the same file system, what is complete moves into place by renaming (:func:`commit`).
-
-    Raises:
-        ArtifactError: If ``root`` cannot be written to.
-    """
-    new = [folder for folder in (root, *root.parents) if not folder.exists()]
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".stopt-", dir=root))
-    except OSError as error:
-        raise ArtifactError(
-            f"{root} cannot be written to: {error.strerror}", "name another folder: -o FOLDER"
-        ) from error
-    try:
-        yield folder
-    except OSError as error:
-        raise ArtifactError(
-            f"writing to {root} failed: {error.strerror or error}", "is the disk full?"
-        ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):  # the first that has something in it ends it
-            for made in new:
-                made.rmdir()
-
-
-def commit(staged: Path, root: Path, files: Iterable[str]) -> None:
-    """Move complete files from a staging folder to their places, by renaming.
-
-    Args:
-        staged: The staging folder.
-        root: The model folder.
-        files: Paths relative to both; the one that others refer to should come last.
-    """
-    names = list(files)
-    for name in names:  # all folders first: what can fail does so before the first file has moved
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        (staged / name).replace(root / name)

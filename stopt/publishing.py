@@ -293,16 +293,16 @@ def _inputs(root: Path, manifest: Manifest) -> dict[str, hub.Content]:
         CorruptModel: If one is not what it was when the files were made from it.
     """
     found = {}
-    for name, digest in manifest.inputs.items():
+    for name, part in manifest.inputs.items():
         path = contained(root, name)
         if not path.is_file() or name == RANGES:
             continue
-        if sha256(path) != digest:
+        if sha256(path) != part["sha256"]:
             raise CorruptModel(
                 f"{name} is not the file that the converted ones were made from",
                 "convert them again: --force",
             )
-        found[name] = hub.Content(path, digest, path.stat().st_size)
+        found[name] = hub.Content(path, str(part["sha256"]), path.stat().st_size)
     return found
 
 

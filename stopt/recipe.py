@@ -45,7 +45,7 @@ from stopt.steps import (
     WeightOptions,
 )
 
-__all__ = ["Recipe", "StepOptions", "read_recipe", "step_options"]
+__all__ = ["Recipe", "StepOptions", "describe_step", "read_recipe", "step_options"]
 
 StepOptions = ExportOptions | OptimizeOptions | QuantizeOptions
 
@@ -176,6 +176,47 @@ def step_options(kind: str, values: Mapping[str, Any], shared: Mapping[str, Any]
                 suggest(kind, ["export", "optimize", "quantize"]),
             )
     return options
+
+
+def describe_step(options: StepOptions) -> dict[str, Any]:
+    """Return the step of a recipe that ``options`` are built from; :func:`step_options` is the way back.
+
+    Options that have their default are left out, and of files the folder, which is nobody's business.
+    """
+    kinds: dict[type[Any], dict[str, Any]] = {
+        ExportOptions: {"kind": "export"},
+        OptimizeOptions: {"kind": "optimize"},
+        DynamicOptions: {"kind": "quantize"},
+        StaticOnnxOptions: {"kind": "quantize", "static": True, "backend": "onnx"},
+        StaticOpenVinoOptions: {"kind": "quantize", "static": True, "backend": "openvino"},
+        WeightOptions: {"kind": "quantize"},
+    }
+    calibration = getattr(options, "calibration", None)
+    words = {**_words(options), **(_words(calibration) if calibration else {}), **kinds[type(options)]}
+    match options:  # what says which kind of quantisation it is, default or not
+        case ExportOptions():
+            words["backend"] = [each.value for each in options.backends]
+        case DynamicOptions():
+            words["target"] = options.target.value
+        case WeightOptions():
+            words |= {"weight_format": options.weight_format.value, "backend": options.backend.value}
+    return words
+
+
+def _words(options: Any) -> dict[str, Any]:
+    """Options that do not have their default, as words and numbers."""
+    changed = {
+        field.name: getattr(options, field.name)
+        for field in fields(options)
+        if field.name not in {*_SHARED, "calibration"} and getattr(options, field.name) != field.default
+    }
+    return {_SPELLINGS.get(name, name): _word(value) for name, value in changed.items()}
+
+
+def _word(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_word(each) for each in value]
+    return value.name if isinstance(value, Path) else value.value if isinstance(value, Enum) else value
 
 
 def _quantization(given: dict[str, Any]) -> type[Any]:

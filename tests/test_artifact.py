@@ -10,7 +10,6 @@ from stopt.artifact import (
     MANIFEST,
     FileRecord,
     Manifest,
-    commit,
     default_file,
     describe_parts,
     engine_files,
@@ -19,7 +18,6 @@ from stopt.artifact import (
     replacing,
     require_folder_of,
     sha256,
-    staging,
     write_text,
 )
 from stopt.errors import ArtifactError, CorruptModel, OptionError, UntrustedModel
@@ -128,7 +126,9 @@ def manifest(folder: Path) -> Manifest:
         parity={"min_cosine": 0.99999},
     )
     return Manifest(
-        {"name": "модель", "revision": None}, {"config.json": "0" * 64}, {"onnx/model.onnx": record}
+        {"name": "модель", "revision": None},
+        {"config.json": {"sha256": "0" * 64, "size_bytes": 7}},
+        {"onnx/model.onnx": record},
     )
 
 
@@ -144,7 +144,7 @@ def test_a_manifest_survives_the_disk(folder, manifest) -> None:
     manifest.write(folder)
     assert Manifest.read(folder) == manifest
     text = (folder / MANIFEST).read_text(encoding="utf-8")
-    assert json.loads(text)["schema"] == 1
+    assert json.loads(text)["schema"] == 2
     assert "модель" in text
 
 
@@ -194,10 +194,10 @@ def test_a_file_that_is_no_manifest_is_corrupt(tmp_path, document) -> None:
     assert "delete it" in caught.value.hint
 
 
-@pytest.mark.parametrize("schema", [0, 2, "1", None])
+@pytest.mark.parametrize("schema", [0, 3, "1", None])
 def test_another_schema_is_told(tmp_path, schema) -> None:
     (tmp_path / MANIFEST).write_text(json.dumps({"schema": schema}), encoding="utf-8")
-    with pytest.raises(CorruptModel, match=f"has schema {schema!r}, this stopt reads 1") as caught:
+    with pytest.raises(CorruptModel, match=f"has schema {schema!r}, this stopt reads 2 and older") as caught:
         Manifest.read(tmp_path)
     assert caught.value.hint
 
@@ -264,77 +264,3 @@ def test_a_missing_folder_is_told_beforehand(tmp_path, place, fine) -> None:
     else:
         with pytest.raises(ArtifactError, match="there is no folder"):
             require_folder_of(tmp_path / place)
-
-
-# ---- staging --------------------------------------------------------------------------------------------------------
-
-
-def test_staged_files_move_into_place(tmp_path) -> None:
-    root = tmp_path / "new/model"
-    with staging(root) as staged:
-        assert staged.parent == root
-        (staged / "onnx").mkdir()
-        (staged / "onnx/model.onnx").write_text("made", encoding="utf-8")
-        (staged / "scrap").touch()
-        commit(staged, root, ["onnx/model.onnx"])
-    assert tree(root) == {"onnx", "onnx/model.onnx"}
-
-
-def test_commit_replaces_files(folder) -> None:
-    with staging(folder) as staged:
-        (staged / "onnx").mkdir()
-        (staged / "onnx/model.onnx").write_text("new", encoding="utf-8")
-        commit(staged, folder, ["onnx/model.onnx"])
-    assert (folder / "onnx/model.onnx").read_text(encoding="utf-8") == "new"
-    assert (folder / "onnx/model_O3.onnx").read_text(encoding="utf-8") == "onnx/model_O3.onnx"
-
-
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
-def test_a_failure_leaves_a_folder_as_it_was(folder, error) -> None:
-    before = tree(folder)
-
-    def fail() -> None:
-        with staging(folder) as staged:
-            (staged / "half").touch()
-            raise error
-
-    with pytest.raises(error):
-        fail()
-    assert tree(folder) == before
-
-
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_a_failure_removes_every_folder_it_made(tmp_path, error) -> None:
-    (tmp_path / "there").mkdir()
-
-    def fail() -> None:
-        with staging(tmp_path / "there/a/b/c") as staged:
-            (staged / "half").touch()
-            raise error
-
-    with pytest.raises(error):
-        fail()
-    assert tree(tmp_path) == {"there"}
-
-
-def test_an_empty_folder_that_was_there_stays(tmp_path) -> None:
-    with staging(tmp_path):
-        pass
-    assert tmp_path.is_dir()
-
-
-def test_a_place_that_cannot_be_made_is_an_error_with_a_hint(tmp_path) -> None:
-    (tmp_path / "file").touch()
-    with (
-        pytest.raises(ArtifactError, match="cannot be written to: Not a directory") as caught,
-        staging(tmp_path / "file/x"),
-    ):
-        pass
-    assert "-o FOLDER" in caught.value.hint
-
-
-def test_a_full_disk_is_told(tmp_path) -> None:
-    with pytest.raises(ArtifactError, match=r"No space left on device") as caught, staging(tmp_path / "x"):
-        Path("/dev/full").write_text("x", encoding="utf-8")
-    assert caught.value.hint == "is the disk full?"
-    assert tree(tmp_path) == set()

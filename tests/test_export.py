@@ -104,10 +104,10 @@ def test_result_describes_the_files(history: History) -> None:
 
 def test_manifest_tells_what_went_in_and_what_came_out(exported: Path) -> None:
     document = _manifest(exported)
-    assert document["schema"] == 1
+    assert document["schema"] == 2
     assert document["source"] == {"name": "model", "revision": None}
     for name in ("model.safetensors", "tokenizer.json", "modules.json", "2_Dense/model.safetensors"):
-        assert document["inputs"][name] == sha256(exported / name)
+        assert document["inputs"][name]["sha256"] == sha256(exported / name)
     assert set(document["files"]) == {ONNX, OPENVINO[1]}
     for name, parts in ((ONNX, {ONNX}), (OPENVINO[1], set(OPENVINO))):
         record = document["files"][name]

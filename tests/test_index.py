@@ -372,19 +372,25 @@ def test_a_failed_write_leaves_the_old_index(saved, documents, monkeypatch) -> N
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
 
 
-def test_a_failed_rename_puts_the_old_index_back(saved, documents, monkeypatch) -> None:
-    rename = Path.rename
-
+def test_a_failed_rename_leaves_the_old_index(saved, documents, monkeypatch) -> None:
     def failing(self: Path, target: Path) -> Path:
-        if self.name == "index":
-            raise OSError(5, "Input/output error")
-        return rename(self, target)
+        raise OSError(5, "Input/output error")
 
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
     monkeypatch.setattr(Path, "rename", failing)
     with pytest.raises(ArtifactError, match="Input/output error"):
-        save_index(SearchIndex.build(documents), saved, force=True)
-    monkeypatch.undo()
-    assert len(load_index(saved)) == 60
+        save_index(SearchIndex.build(documents[:50]), saved, force=True)
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+
+
+def test_replacing_an_index_leaves_no_files_of_the_old_one(saved, documents) -> None:
+    names = {
+        path.name for path in save_index(SearchIndex.build(documents), saved.with_name("fresh")).iterdir()
+    }
+    (saved / "texts.jsonl").write_text("{}", encoding="utf-8")
+    save_index(SearchIndex.build(documents), saved, force=True)
+    assert {path.name for path in saved.iterdir()} == names
+    assert len(load_index(saved)) == len(documents)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from stopt.cli.push import push
 from stopt.cli.quantize import quantize
 from stopt.cli.run import run
 from stopt.cli.search import search
+from stopt.cli.verify import verify
 from stopt.errors import StoptError, StoptWarning
 
 __all__ = ["cli", "main"]
@@ -112,6 +113,7 @@ for _command in (
     quantize,
     run,
     check,
+    verify,
     bench,
     push,
     inspect,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from stopt.artifact import default_file
 from stopt.convert.exporters import export_graph
 from stopt.convert.fused import write_fused
 from stopt.convert.produce import Produced, Product, Say, Workshop, derived_name, produce
+from stopt.recipe import describe_step
 from stopt.runtime.sessions.torch import TorchSession
 from stopt.spec import Backend, StaticEmbedding
 from stopt.steps import ExportOptions
@@ -28,11 +30,16 @@ def export_products(options: ExportOptions) -> list[Product]:
     made = []
     for backend in options.backends:
         plain = default_file(backend)
-        made.append(Product(plain, backend, "float32", {"step": "export"}, partial(_make, backend=backend)))
+        step = describe_step(replace(options, backends=(backend,), fused=False))
+        make: Callable[..., Mapping[str, Any]] = partial(_make, backend=backend)
+        made.append(Product(plain, backend, "float32", {"step": "export"}, make, step=step))
         if options.fused:
             noted = {"step": "export", "fused": True, "source_file": plain}
             make = partial(_make_fused, backend=backend)
-            made.append(Product(derived_name(plain, "fused"), backend, "float32", noted, make, (plain,)))
+            step = describe_step(replace(options, backends=(backend,)))
+            made.append(
+                Product(derived_name(plain, "fused"), backend, "float32", noted, make, (plain,), step)
+            )
     return made
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from stopt.convert.exporters import silent
 from stopt.errors import ConversionError, OptionError, suggest
 
-__all__ = ["has_external_data", "require_float32", "require_nodes", "typed"]
+__all__ = ["canonical_digest", "has_external_data", "require_float32", "require_nodes", "typed"]
 
 
 def require_float32(source: Path, name: str) -> None:
@@ -71,6 +72,60 @@ def _openvino_types(source: Path) -> set[str]:
     ]
     types = {node.get_element_type().get_type_name() for node in constants}
     return {narrow[name] for name in types if name in narrow}
+
+
+def canonical_digest(file: Path) -> str:
+    """Hash what an .onnx or .xml file computes: its nodes and weights, whatever their order in the file and remarks.
+
+    Left out are names of producers, documentation, metadata and, for OpenVINO, the runtime information; a weight is
+    taken with its type, shape and values wherever it is stored.
+    """
+    digest = hashlib.sha256()
+    for line in sorted(_openvino_lines(file) if file.suffix == ".xml" else _onnx_lines(file)):
+        digest.update(line)
+    return digest.hexdigest()
+
+
+def _onnx_lines(file: Path) -> Iterator[bytes]:
+    import onnx
+
+    model = onnx.load(file)
+    graph = model.graph
+    for tensor in graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor)
+        yield f"{tensor.name} {tensor.data_type} {array.shape} ".encode() + _sha256(array.tobytes())
+    for number, node in enumerate(graph.node):  # their order is that of the computation
+        bare = onnx.NodeProto()
+        bare.CopyFrom(node)
+        bare.doc_string = ""
+        del bare.metadata_props[:]
+        yield f"node {number:08d} ".encode() + _sha256(bare.SerializeToString(deterministic=True))
+    for port in (*graph.input, *graph.output):
+        yield f"port {port.name} {port.type}".encode()
+    for opset in model.opset_import:
+        yield f"opset {opset.domain} {opset.version}".encode()
+
+
+def _openvino_lines(file: Path) -> Iterator[bytes]:
+    with silent():
+        import openvino
+
+    # names are numbered by all that a process has made before: nodes are told apart by their place instead
+    nodes = openvino.Core().read_model(file).get_ordered_ops()
+    places = {node.get_friendly_name(): place for place, node in enumerate(nodes)}
+    for place, node in enumerate(nodes):
+        sources = [port.get_source_output() for port in node.inputs()]
+        inputs = [(places[each.get_node().get_friendly_name()], each.get_index()) for each in sources]
+        types = [f"{port.get_element_type()} {port.get_partial_shape()}" for port in node.outputs()]
+        if node.get_type_name() == "Constant":
+            settings = _sha256(node.data.tobytes())
+        else:
+            settings = repr(sorted(node.get_attributes().items())).encode()
+        yield f"{place:08d} {node.get_type_name()} {inputs} {types} ".encode() + settings
+
+
+def _sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
 
 
 def typed(source: Path, folder: Path) -> Path:

@@ -20,6 +20,7 @@ from stopt.convert.produce import (
     produce,
 )
 from stopt.errors import ConversionError, UnsupportedModel
+from stopt.recipe import describe_step
 from stopt.runtime.sessions.torch import TorchSession
 from stopt.spec import Backend
 from stopt.steps import Level, OptimizeOptions
@@ -54,7 +55,15 @@ def optimize_products(options: OptimizeOptions) -> list[Product]:
     step = {"step": "optimize", "level": options.level.value, "source_file": options.source_file}
     name = derived_name(options.source_file, options.file_suffix or options.level.value)
     return [
-        Product(name, Backend.ONNX, precision, step, partial(_make, options=options), (options.source_file,))
+        Product(
+            name,
+            Backend.ONNX,
+            precision,
+            step,
+            partial(_make, options=options),
+            (options.source_file,),
+            describe_step(options),
+        )
     ]
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import filecmp
 import platform
-import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from time import perf_counter
@@ -22,14 +21,12 @@ from stopt.artifact import (
     MANIFEST,
     FileRecord,
     Manifest,
-    commit,
     default_file,
     describe_parts,
     engine_files,
-    sha256,
-    staging,
 )
 from stopt.convert.interrupts import postponed
+from stopt.convert.origin import copy_sidecars, default_target, describe_inputs, origin
 from stopt.errors import (
     ArtifactError,
     ConversionError,
@@ -38,7 +35,6 @@ from stopt.errors import (
     UnsupportedModel,
     suggest,
 )
-from stopt.folder import contained
 from stopt.parity import (
     ParityReport,
     Reference,
@@ -52,6 +48,7 @@ from stopt.parts import parts_of, read_model, within
 from stopt.runtime.options import OnnxOptions, OpenVinoOptions, TorchOptions
 from stopt.runtime.pipeline import Pipeline
 from stopt.spec import Backend, ModelSpec
+from stopt.staging import commit, held, staging
 from stopt.steps import ConversionOptions
 
 __all__ = [
@@ -62,6 +59,7 @@ __all__ = [
     "Workshop",
     "derived_name",
     "move_model",
+    "package_versions",
     "produce",
 ]
 
@@ -79,8 +77,7 @@ _PACKAGES = (
     "onnxruntime",
     "openvino",
 )
-_CONVERTED_FOLDERS = {"onnx", "openvino"}
-_SIDECAR_SUFFIXES = {".json", ".md", ".model", ".safetensors", ".txt"}
+_TRUST = {"remote_code": False, "pickle": False}  # neither is ever allowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +114,7 @@ class Product:
         options: How it is made, for the manifest.
         make: Writes it (and its data files, beside it) to the given path; returns what it found out, for the manifest.
         needs: Files that must be there before, relative to the model folder.
+        step: The step of a recipe that makes it, so that it can be made again.
     """
 
     name: str
@@ -125,6 +123,7 @@ class Product:
     options: Mapping[str, Any]
     make: Callable[[Workshop, Path], Mapping[str, Any]]
     needs: tuple[str, ...] = ()
+    step: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,31 +165,63 @@ def produce(
     """
     source = hub.fetch(model, hub.WEIGHTS, revision=options.revision, token=options.token)
     parts = parts_of(read_model(source, options.task, options.library))
-    target = options.output or _default_target(source)
+    target = options.output or default_target(source)
     placed = [(part, _placed(product, part)) for part in parts for product in products]
     _check_files(target, source.folder, placed, options.force)
     tolerances = [_tolerance(product, part, options) for part, product in placed]
+    certificate = Manifest(origin(source), describe_inputs(source.folder), trust=_TRUST)
     say(f"running {source.name} in torch")
     measured = {part.front.path: _measure(source, part, options) for part in parts}
     with staging(target) as staged:
         same = target.exists() and target.samefile(source.folder)
-        sidecars = [] if same else _copy_sidecars(source.folder, staged, target, options.force)
-        manifest = Manifest.read(target) or Manifest(
-            {"name": Path(source.name).name, "revision": source.revision}
-        )
-        manifest = replace(manifest, inputs=_hash_inputs(source.folder))
-        made = []
+        sidecars = [] if same else copy_sidecars(source.folder, staged, target, options.force)
+        made: list[tuple[Produced, FileRecord]] = []
         for number, ((part, product), tolerance) in enumerate(zip(placed, tolerances, strict=True), start=1):
             say(f"[{number}/{len(placed)}] making {product.name}")
             pipeline, reference = measured[part.front.path]
             workshop = Workshop(target, staged, pipeline, say)
-            produced, record = _make(product, workshop, reference, tolerance)
-            manifest = manifest.with_file(product.name, record)
-            made.append((produced, record))
-        with postponed():
-            commit(staged, target, [*sidecars, *(part for _, record in made for part in record.parts)])
-            manifest.write(target)
+            made.append(_make(product, workshop, reference, tolerance, options.task))
+        with postponed(), held(target):
+            _move_in(staged, target, sidecars, made, certificate, force=options.force)
     return [produced for produced, _ in made]
+
+
+def _move_in(
+    staged: Path,
+    target: Path,
+    sidecars: Sequence[str],
+    made: Sequence[tuple[Produced, FileRecord]],
+    certificate: Manifest,
+    *,
+    force: bool,
+) -> None:
+    """Put all files in place at once, with a manifest that has what other runs have put there meanwhile."""
+    names = [*sidecars, *(part for _, record in made for part in record.parts), MANIFEST]
+    for name in names[:-1]:
+        place = target / name
+        if not force and place.exists() and not filecmp.cmp(staged / name, place, shallow=False):
+            raise ArtifactError(
+                f"{place} was made by another run meanwhile",
+                "replace it with --force, or name another folder: -o FOLDER",
+            )
+    there = Manifest.read(target)
+    old = there.files if there else {}
+    replaced = [part for each, _ in made if each.file in old for part in old[each.file].parts]
+    if there is not None and _same_model(there, certificate):
+        certificate = replace(certificate, source=there.source, files=there.files)
+    for produced, record in made:
+        certificate = certificate.with_file(produced.file, record)
+    certificate.write(staged)
+    commit(staged, target, names, remove=set(replaced) - set(certificate.listed))
+
+
+def _same_model(one: Manifest, other: Manifest) -> bool:
+    """Whether two manifests are of the same weights, so that the files of both describe one model."""
+    weights = [
+        {name: part["sha256"] for name, part in each.inputs.items() if name.endswith(".safetensors")}
+        for each in (one, other)
+    ]
+    return weights[0] == weights[1]
 
 
 def _placed(product: Product, part: ModelSpec) -> Product:
@@ -263,7 +294,7 @@ def _check_source(name: str, product: Product, target: Path) -> None:
 
 
 def _make(
-    product: Product, workshop: Workshop, reference: Reference, tolerance: Tolerance
+    product: Product, workshop: Workshop, reference: Reference, tolerance: Tolerance, task: str | None
 ) -> tuple[Produced, FileRecord]:
     """Make one file in the staging folder and check it there."""
     started = perf_counter()
@@ -289,8 +320,9 @@ def _make(
         precision=product.precision,
         parts=parts,
         options={**product.options, **found},
-        versions=_versions(),
+        versions=package_versions(),
         parity=report.as_dict(),
+        step=product.step if task is None else {**product.step, "task": task},
     )
     size = sum(int(part["size_bytes"]) for part in parts.values())
     return Produced(workshop.target, product.name, size, perf_counter() - started, report), record
@@ -310,65 +342,8 @@ def move_model(made: Path, file: Path) -> None:
     made.replace(file)
 
 
-def _origin(source: hub.Source) -> dict[str, str | None]:
-    """What the manifest says of the source: a Hub id, or the name of a folder without the path, which is nobody's business."""
-    name = source.name if source.revision else source.folder.resolve().name
-    return {"name": name, "revision": source.revision}
-
-
-def _default_target(source: hub.Source) -> Path:
-    """The model's own folder; for one out of the Hub's cache, a folder of its name here."""
-    return (
-        source.folder if source.revision is None else Path(source.name.partition("@")[0].rpartition("/")[2])
-    )
-
-
-def _copy_sidecars(source: Path, staged: Path, target: Path, force: bool) -> list[str]:
-    """Copy the model's own files to the staging folder, those that the target has already left out.
-
-    Returns:
-        What was copied, relative to both folders.
-    """
-    copied = []
-    for path in sorted(source.rglob("*")):
-        name = path.relative_to(source).as_posix()
-        if not path.is_file() or not _belongs(name):
-            continue
-        contained(source, name)
-        if (target / name).is_file():
-            if filecmp.cmp(path, target / name, shallow=False):
-                continue
-            if not force:
-                raise ArtifactError(
-                    f"{target} has another {name} than {source}",
-                    "choose an empty folder, or replace it with --force",
-                )
-        (staged / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, staged / name)
-        copied.append(name)
-    return copied
-
-
-def _belongs(name: str) -> bool:
-    """Whether a file is part of the original model, going by its name: no converted files, pickles or hidden files."""
-    parts = name.split("/")
-    return (
-        not any(part.startswith(".") for part in parts)
-        and not _CONVERTED_FOLDERS.intersection(parts[:-1])
-        and name != MANIFEST
-        and (Path(name).suffix in _SIDECAR_SUFFIXES or parts[-1].startswith("LICENSE"))
-    )
-
-
-def _hash_inputs(folder: Path) -> dict[str, str]:
-    """sha256 of the files that decide a vector."""
-    names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
-    return {
-        name: sha256(folder / name) for name in names if _belongs(name) and not name.endswith((".md", ".txt"))
-    }
-
-
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that take part in conversions, as far as they are installed."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

@@ -16,6 +16,7 @@ from stopt.artifact import default_file
 from stopt.convert.graphs import require_float32
 from stopt.convert.produce import Produced, Product, Say, Workshop, derived_name, produce
 from stopt.errors import ConversionError, StoptError
+from stopt.recipe import describe_step
 from stopt.spec import Backend
 from stopt.steps import (
     ConversionOptions,
@@ -54,7 +55,13 @@ def quantize_products(options: QuantizeOptions) -> list[Product]:
     make = partial(_make, options=options, source_file=source)
     return [
         Product(
-            derived_name(source, options.file_suffix or suffix), backend, precision, step, make, (source,)
+            derived_name(source, options.file_suffix or suffix),
+            backend,
+            precision,
+            step,
+            make,
+            (source,),
+            describe_step(options),
         )
     ]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stopt.artifact import describe_parts, sha256, staging
+from stopt.artifact import describe_parts, sha256
 from stopt.embeddings.codes import Precision, parse_precision
 from stopt.embeddings.engines import Engine, EngineKind, NumpyEngine, parse_engine
 from stopt.embeddings.faiss_engine import FaissEngine, import_faiss
@@ -22,6 +22,7 @@ from stopt.embeddings.space import Space
 from stopt.embeddings.usearch_engine import UsearchEngine, import_usearch
 from stopt.errors import ArtifactError, CorruptModel, OptionError, SourceError
 from stopt.folder import contained, read_json_object
+from stopt.staging import commit, settle, staging
 
 __all__ = ["INDEX", "load_index", "save_index"]
 
@@ -35,6 +36,7 @@ _CODES, _ROWS, _RANGES, _TEXTS, _PROBES = (
     "probes.npy",
 )
 _NATIVE = {EngineKind.FAISS: "index.faiss", EngineKind.USEARCH: "index.usearch"}
+_NAMES = {_CODES, _ROWS, _RANGES, _TEXTS, _PROBES, INDEX, *_NATIVE.values()}
 _MAPPED = (_CODES, _ROWS)  # read only where they are needed, and so not hashed; their sizes are checked
 
 
@@ -54,29 +56,33 @@ def save_index(index: SearchIndex, folder: str | Path, *, force: bool = False) -
     """
     target = Path(folder)
     require_free(target, force=force)
+    if target.exists():
+        with staging(target) as staged:
+            _write(index, staged)
+            old = [path.name for path in target.iterdir() if path.name in _NAMES]
+            new = sorted(path.name for path in staged.iterdir() if path.name != INDEX)
+            commit(staged, target, [*new, INDEX], remove=old)
+        return target
     with staging(target.absolute().parent) as staged:
         made = staged / "index"
         made.mkdir()
-        _write_parts(index, made)
-        document = {
-            "schema": SCHEMA,
-            "dimension": index.dimension,
-            "count": len(index),
-            "options": asdict(index.options),
-            "space": None if index.space is None else asdict(index.space),
-            "files": describe_parts(made, [path.name for path in made.iterdir()]),
-        }
-        (made / INDEX).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        old = staged / "old"
-        if target.exists():
-            target.rename(old)
-        try:
-            made.rename(target)
-        except OSError:
-            if old.exists():
-                old.rename(target)
-            raise
+        _write(index, made)
+        made.rename(target)
     return target
+
+
+def _write(index: SearchIndex, folder: Path) -> None:
+    """Write all files of an index, that which describes the others last."""
+    _write_parts(index, folder)
+    document = {
+        "schema": SCHEMA,
+        "dimension": index.dimension,
+        "count": len(index),
+        "options": asdict(index.options),
+        "space": None if index.space is None else asdict(index.space),
+        "files": describe_parts(folder, [path.name for path in folder.iterdir()]),
+    }
+    (folder / INDEX).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def require_free(target: Path, *, force: bool) -> None:
@@ -102,6 +108,7 @@ def load_index(folder: str | Path) -> SearchIndex:
         MissingExtra: If its engine is not installed.
     """
     root = Path(folder)
+    settle(root)
     if not (root / INDEX).is_file():
         raise SourceError(f"{root} is no index: it has no {INDEX}", "make one: stopt index FILE")
     document = read_json_object(root / INDEX)

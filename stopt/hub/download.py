@@ -21,6 +21,7 @@ from stopt.hub import listing
 from stopt.hub.calls import bounded, checked_token, cleaned, require_client, status_of
 from stopt.hub.failures import broken, cause_of, source_failure, untrusted_name
 from stopt.hub.listing import Listing
+from stopt.staging import settle
 
 __all__ = ["WEIGHTS", "Source", "fetch"]
 
@@ -85,6 +86,7 @@ def fetch(
     text = os.fspath(reference)
     folder = Path(text)
     if text and folder.is_dir():
+        settle(folder)
         return Source(folder, text)
     name, at, suffix = text.partition("@")
     if text and folder.exists():

@@ -48,6 +48,7 @@ class CrossEncoder(Model):
         local_files_only: Use cached files only.
         trust_remote_code: Accepted for compatibility; code from a model is never run.
         threads: Threads of the CPU; None is all that this process may use, a container's quota respected.
+        verify: Whether files are held against the hashes in the folder's ``stopt.json``, if it has one.
 
     Raises:
         StoptError: If the model cannot be found, read or opened, or is no cross-encoder; see :mod:`stopt.errors`.
@@ -76,6 +77,7 @@ class CrossEncoder(Model):
         local_files_only: bool = False,
         trust_remote_code: bool = False,
         threads: int | None = None,
+        verify: bool = True,
     ) -> None:
         if max_length is not None:
             processor_kwargs = {**(processor_kwargs or {}), "model_max_length": max_length}
@@ -91,6 +93,7 @@ class CrossEncoder(Model):
             cache_folder,
             local_files_only,
             threads,
+            verify=verify,
         )
         super().__init__(request, prompts, default_prompt_name, trust_remote_code=trust_remote_code)
         self._activation = own or self._pipeline.spec.activation or Activation.IDENTITY

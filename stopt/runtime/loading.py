@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from stopt import hub
-from stopt.artifact import default_file, engine_files, is_plain
-from stopt.errors import ArtifactError, MissingExtra, OptionError, SourceError, suggest
+from stopt.artifact import MANIFEST, default_file, engine_files, is_plain, locate
+from stopt.certificate import Seal, identity
+from stopt.errors import ArtifactError, MissingExtra, OptionError, SourceError, StoptError, suggest
 from stopt.folder import contained
+from stopt.parts import parts_of
 from stopt.reading import has_table, read_spec
-from stopt.runtime.options import EngineOptions, TorchOptions, parse_backend, parse_model_kwargs
+from stopt.runtime.options import EngineOptions, OnnxOptions, TorchOptions, parse_backend, parse_model_kwargs
 from stopt.runtime.pipeline import Pipeline
 from stopt.spec import (
     ENGINES,
@@ -25,6 +27,7 @@ from stopt.spec import (
     StaticEmbedding,
     TransformerSpec,
 )
+from stopt.staging import settle
 
 __all__ = ["LoadRequest", "open_pipeline"]
 
@@ -50,6 +53,7 @@ class LoadRequest:
         local_files_only: Use the cache only.
         threads: Threads of the CPU; None is all that this process may use.
         kind: The kind that the model must be of; None takes any.
+        verify: Whether files are held against the hashes in the folder's ``stopt.json``, if it has one.
     """
 
     reference: str | Path
@@ -63,6 +67,7 @@ class LoadRequest:
     local_files_only: bool = False
     threads: int | None = None
     kind: ModelKind | None = None
+    verify: bool = True
 
     def fetch(self, wanted: Sequence[str]) -> hub.Source:
         """Have the small files of the model here, and the large ones that match ``wanted``."""
@@ -87,9 +92,22 @@ class LoadRequest:
 def open_pipeline(request: LoadRequest) -> Pipeline:
     """Find the model, choose its file, convert it if there is none and that is possible, and open it.
 
+    A folder that is given new files just then is opened once more.
+
     Raises:
         StoptError: One of the many that finding, reading and opening raise; see :mod:`stopt.errors`.
     """
+    manifest = Path(request.reference) / MANIFEST
+    before = identity(manifest)
+    try:
+        return _open_pipeline(request)
+    except StoptError:
+        if identity(manifest) == before and not settle(manifest.parent):
+            raise
+    return _open_pipeline(request)
+
+
+def _open_pipeline(request: LoadRequest) -> Pipeline:
     backend = parse_backend(request.backend) or _backend_of_file(request.model_kwargs)
     if backend is None:
         source = request.fetch([pattern for each in ENGINES for pattern in _wanted(each, None)])
@@ -101,6 +119,8 @@ def open_pipeline(request: LoadRequest) -> Pipeline:
     request = request.pinned_to(source)
     if has_table(source.folder):
         source = request.fetch([*wanted, *hub.WEIGHTS])
+    seal = Seal.of(source.folder, verify=request.verify)
+    seal.check_small()
     spec = _with_processor(read_spec(source.folder, request.kind), request.processor_kwargs)
     _check_table(spec, options, request.device)
     root = source.folder
@@ -111,7 +131,20 @@ def open_pipeline(request: LoadRequest) -> Pipeline:
             request.fetch(hub.WEIGHTS), backend, kind=request.kind, fresh=options.export is True
         )
         options = replace(options, file_name=None, subfolder="")
-    return replace(Pipeline.open(root, spec, options, request.device), home=source.folder)
+        seal = Seal.of(root, verify=request.verify)
+    with seal.watching(_read_by(seal, spec, options)):
+        pipeline = Pipeline.open(root, spec, options, request.device)
+    return replace(pipeline, home=source.folder)
+
+
+def _read_by(seal: Seal, spec: ModelSpec, options: EngineOptions) -> list[str]:
+    """The large files that opening a model reads, as far as its manifest names them."""
+    if isinstance(options, TorchOptions) or isinstance(spec.front, SparseStaticEmbedding):
+        return seal.weights()
+    backend = Backend.ONNX if isinstance(options, OnnxOptions) else Backend.OPENVINO
+    fronts = [part.front.path for part in parts_of(spec)]
+    files = [locate(seal.root, backend, options.file_name, options.subfolder, front) for front in fronts]
+    return [*(part for file in files for part in seal.parts(file)), *seal.weights(without=fronts)]
 
 
 def _wanted(backend: Backend, file_name: str | None) -> list[str]:

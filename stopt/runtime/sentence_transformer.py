@@ -43,6 +43,7 @@ class SentenceTransformer(Model):
         local_files_only: Use cached files only.
         trust_remote_code: Accepted for compatibility; code from a model is never run.
         threads: Threads of the CPU; None is all that this process may use, a container's quota respected.
+        verify: Whether files are held against the hashes in the folder's ``stopt.json``, if it has one.
 
     Raises:
         StoptError: If the model cannot be found, read or opened; see :mod:`stopt.errors`.
@@ -68,6 +69,7 @@ class SentenceTransformer(Model):
         local_files_only: bool = False,
         trust_remote_code: bool = False,
         threads: int | None = None,
+        verify: bool = True,
     ) -> None:
         request = LoadRequest(
             model_name_or_path,
@@ -80,6 +82,7 @@ class SentenceTransformer(Model):
             cache_folder,
             local_files_only,
             threads,
+            verify=verify,
         )
         super().__init__(request, prompts, default_prompt_name, trust_remote_code=trust_remote_code)
         spec = self._pipeline.spec

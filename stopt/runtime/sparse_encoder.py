@@ -49,6 +49,7 @@ class SparseEncoder(Model):
         local_files_only: Use cached files only.
         trust_remote_code: Accepted for compatibility; code from a model is never run.
         threads: Threads of the CPU; None is all that this process may use, a container's quota respected.
+        verify: Whether files are held against the hashes in the folder's ``stopt.json``, if it has one.
 
     Raises:
         StoptError: If the model cannot be found, read or opened; see :mod:`stopt.errors`.
@@ -74,6 +75,7 @@ class SparseEncoder(Model):
         local_files_only: bool = False,
         trust_remote_code: bool = False,
         threads: int | None = None,
+        verify: bool = True,
     ) -> None:
         _check_count("max_active_dims", max_active_dims)
         request = LoadRequest(
@@ -87,6 +89,7 @@ class SparseEncoder(Model):
             cache_folder,
             local_files_only,
             threads,
+            verify=verify,
         )
         super().__init__(request, prompts, default_prompt_name, trust_remote_code=trust_remote_code)
         auto = autoencoder(self._pipeline)
