@@ -180,6 +180,7 @@ class TokenizerSpec:
         token_types: Whether the tokenizer's token types are passed on; otherwise they are all zero.
         add_special_tokens: Whether a text gets the special tokens of its template; tables are read without them.
         special_tokens: The tokens that the model's files give a role (start, end, padding, mask …).
+        vocabulary: Ids that the model has embeddings for, from 0; None if that is not said.
         overrides: Settings of tokenizer_config.json that transformers applies over tokenizer.json.
     """
 
@@ -194,6 +195,7 @@ class TokenizerSpec:
     token_types: bool = True
     add_special_tokens: bool = True
     special_tokens: frozenset[str] = frozenset()
+    vocabulary: int | None = None
     overrides: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
 
 

@@ -13,6 +13,9 @@ from stopt.cli import options
 from stopt.cli.output import Output, fields, human_size, table
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from stopt.preflight import Survey
     from stopt.spec import ModelSpec
 
 __all__ = ["inspect"]
@@ -21,11 +24,17 @@ __all__ = ["inspect"]
 @click.command()
 @options.working_model
 @options.hub_options
+@click.option(
+    "--deep",
+    is_flag=True,
+    help="Also open and run every graph and tokenizer, each in a process with little time and memory.",
+)
 @options.output_options
-def inspect(model: str, revision: str | None, token: str | None, out: Output) -> None:
-    """Show what MODEL is made of.
+def inspect(model: str, revision: str | None, token: str | None, deep: bool, out: Output) -> None:
+    """Show what MODEL is made of, and whether it is safe to open.
 
-    Reads configuration only: no weights are loaded and no code is run, so it is safe on any folder.
+    Every file that stopt may come to open is checked without an engine: no weights are loaded and no code is run, so
+    this is safe on any folder. One that breaks a rule ends it with exit code 4.
 
     \b
     Example:
@@ -34,12 +43,17 @@ def inspect(model: str, revision: str | None, token: str | None, out: Output) ->
     from stopt import hub
     from stopt.artifact import Manifest, engine_files
     from stopt.parts import parts_of
+    from stopt.preflight import survey
     from stopt.reading import read_spec
     from stopt.spec import Backend, ModelKind
 
     source = hub.fetch(model, (), revision=revision, token=token)
     root = source.folder
+    found = survey(root)
+    found.raise_if_refused()
     spec = read_spec(root)
+    if deep:
+        _open_all(found, out)
     manifest = Manifest.read(root)
     tokenizer = spec.tokenizer
     described = {
@@ -51,6 +65,7 @@ def inspect(model: str, revision: str | None, token: str | None, out: Output) ->
         **({} if spec.kind is ModelKind.CROSS_ENCODER else {"similarity": spec.similarity.value}),
         "prompts": ", ".join(f"{name}={text!r}" for name, text in spec.prompts.items()) or "none",
         "default prompt": spec.default_prompt_name or "none",
+        **_verdict(found, deep),
     }
     names = dict.fromkeys(
         name
@@ -85,7 +100,41 @@ def inspect(model: str, revision: str | None, token: str | None, out: Output) ->
     else:
         listing = f"no converted files; make one: stopt export {model}"
     data = {"source": source.name, "revision": source.revision, "spec": _described(spec), "files": files}
+    data["preflight"] = _preflight(found, root, deep)
     out.result(f"{fields(described)}\n\n{listing}", data, spec.kind.value)
+
+
+def _open_all(found: Survey, out: Output) -> None:
+    """Try every file that an engine or the tokenizer would open, in processes with limits."""
+    from stopt.preflight import kind_of
+    from stopt.runtime.trial import try_file
+
+    for verdict in found.checked:
+        kind = kind_of(verdict.file)
+        if kind is not None and kind != "safetensors":
+            out.step(f"opening {verdict.file.name} in a process with limits")
+            try_file(verdict, kind)
+
+
+def _verdict(found: Survey, deep: bool) -> dict[str, str]:
+    """What the check of the files found, in words."""
+    lines = {
+        "verdict": f"safe to open ({len(found.checked)} files checked{', opened and run' if deep else ''})"
+    }
+    if doubts := [
+        f"{each.file.name}, because {doubt}" for each in found.checked for doubt in each.doubts[:1]
+    ]:
+        lines["tried first"] = "; ".join(doubts[:3])
+    if found.ignored:
+        more = f" and {len(found.ignored) - 6} more" if len(found.ignored) > 6 else ""
+        lines["never opened"] = ", ".join(found.ignored[:6]) + more
+    return lines
+
+
+def _preflight(found: Survey, root: Path, deep: bool) -> dict[str, Any]:
+    """The same for JSON."""
+    checked = {each.file.relative_to(root).as_posix(): list(each.doubts) for each in found.checked}
+    return {"checked": checked, "ignored": list(found.ignored), "opened": deep}
 
 
 def _parts(spec: ModelSpec) -> dict[str, str]:

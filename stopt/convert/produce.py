@@ -47,6 +47,7 @@ from stopt.parity import (
 from stopt.parts import parts_of, read_model, within
 from stopt.runtime.options import OnnxOptions, OpenVinoOptions, TorchOptions
 from stopt.runtime.pipeline import Pipeline
+from stopt.runtime.trial import admit_graph
 from stopt.spec import Backend, ModelSpec
 from stopt.staging import commit, held, staging
 from stopt.steps import ConversionOptions
@@ -262,7 +263,10 @@ def _check_files(
     for part, product in products:
         for name in product.needs:
             _check_source(name, product, target)
-            if name not in made and not (target / name).is_file() and not (source / name).is_file():
+            found = next((folder for folder in (target, source) if (folder / name).is_file()), None)
+            if found is not None and name not in made:
+                admit_graph(contained(found, name))
+            if name not in made and found is None:
                 present = engine_files(target, product.backend, part.front.path)
                 raise ArtifactError(
                     f"{target} has no {name}, which {product.name} is made from",

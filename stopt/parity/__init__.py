@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from stopt.folder import contained
 from stopt.parity.figures import score_figures, vector_figures
 from stopt.parity.report import ParityReport, Tolerance, judged, tolerance_for
 from stopt.parity.samples import check_texts, sample_pairs, sample_texts, samples_for
+from stopt.parity.their_tokenizer import plain_tokenizer
 from stopt.runtime.batching import BatchLimits, plan_batches
 from stopt.runtime.encoding import numpy_array
 from stopt.runtime.pipeline import Pipeline
@@ -136,9 +137,8 @@ def token_mismatch(pipeline: Pipeline, texts: Iterable[Text]) -> str:
 
     spec = pipeline.spec.tokenizer
     with quiet():
-        theirs = AutoTokenizer.from_pretrained(
-            Path(pipeline.root) / spec.path, local_files_only=True, trust_remote_code=False
-        )
+        with plain_tokenizer(contained(pipeline.root, spec.path)) as folder:
+            theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         if spec.lower_case:
             lower_case(theirs.backend_tokenizer)
         texts = list(texts)

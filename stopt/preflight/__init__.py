@@ -10,12 +10,16 @@ from stopt.preflight.config import refuse_code
 from stopt.preflight.onnx import vet_onnx
 from stopt.preflight.openvino import vet_openvino
 from stopt.preflight.safetensors import vet_safetensors, vet_shards
+from stopt.preflight.survey import Survey, kind_of, survey
 from stopt.preflight.tokenizer import vet_parts, vet_tokenizer
 from stopt.preflight.verdict import Verdict
 
 __all__ = [
+    "Survey",
     "Verdict",
+    "kind_of",
     "refuse_code",
+    "survey",
     "vet_onnx",
     "vet_openvino",
     "vet_parts",

@@ -15,6 +15,8 @@ from stopt.errors import UntrustedModel
 __all__ = ["refuse_code"]
 
 _CODE = {"auto_map", "custom_pipelines"}
+# by which transformers would take another configuration or other weights than those that were checked
+_ELSEWHERE = {"configuration_files", "transformers_weights"}
 _ATTENTION = {"eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"}
 _HINT = "stopt never runs code from a model; use one whose architecture transformers has built in"
 
@@ -45,6 +47,8 @@ def refuse_code(file: Path, config: Any) -> None:
 def _reason(key: str, value: Any, *, read_by_others: bool) -> str | None:
     if key in _CODE and value:
         return f"names code of its own ({key})"
+    if key in _ELSEWHERE and read_by_others and value:
+        return f"names other files to use in its place ({key})"
     # sentence-transformers leaves it out where it reads it, in its own files
     if key == "trust_remote_code" and read_by_others and value not in (False, None):
         return "asks to be trusted (trust_remote_code)"

@@ -173,6 +173,7 @@ def read_tokenizer(
         token_types=_has_token_types(model)
         and ("token_type_ids" in names if isinstance(names, list) else family.token_types),
         special_tokens=frozenset(tokens.values()),
+        vocabulary=reading.positive(model, "vocab_size") if model.get("vocab_size") is not None else None,
         overrides=overrides,
     )
 

@@ -237,6 +237,14 @@ class TextTokenizer:
             ids[index, place] = row.ids
             mask[index, place] = 1
             types[index, place] = row.type_ids
+        known = self.spec.vocabulary
+        if (
+            known is not None and ids.max() >= known
+        ):  # some engines would silently read past the end of the table
+            raise CorruptModel(
+                f"{self.file} makes a token {ids.max()} of a text, and config.json says that there are {known}",
+                "its files come from different models",
+            )
         return Batch(ids, mask, types, prompt_length)
 
     def _room(self, template: _Template) -> int | None:

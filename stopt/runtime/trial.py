@@ -21,9 +21,9 @@ from pathlib import Path
 import stopt
 from stopt.cache import cache_root
 from stopt.errors import CorruptModel, ResourceLimitError
-from stopt.preflight import Verdict
+from stopt.preflight import Verdict, vet_onnx, vet_openvino
 
-__all__ = ["admit", "main", "try_file"]
+__all__ = ["admit", "admit_graph", "main", "try_file"]
 
 # what the process may use beyond what the file itself has, which it may take four times
 MEMORY_BYTES = 3 << 30
@@ -59,6 +59,18 @@ def admit(verdict: Verdict, kind: str) -> None:
     with suppress(OSError):  # without a cache it is tried again next time
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
+
+
+def admit_graph(file: Path) -> None:
+    """Check an .onnx or .xml file, and let it be opened as :func:`admit` does.
+
+    Raises:
+        UntrustedModel: If it would have code run, or leaves its folder.
+    """
+    if file.suffix == ".xml":
+        admit(vet_openvino(file), "openvino")
+    else:
+        admit(vet_onnx(file), "onnx")
 
 
 def _fingerprint(verdict: Verdict, kind: str) -> str:

@@ -38,6 +38,7 @@ ERRORS = {
     errors.ConversionError("it broke", "mend it"): 1,
     errors.PushError("it broke", "mend it"): 1,
     errors.WorkerError("it broke", "mend it"): 1,
+    errors.ForkError("it broke", "mend it"): 1,
     errors.MissingExtra("it broke: torch", "torch"): 1,
     errors.ParityError("it broke", "mend it", None): 3,
     errors.SpaceError("it broke", "mend it"): 3,

@@ -17,13 +17,12 @@ import numpy.typing as npt
 
 from stopt.artifact import locate
 from stopt.errors import CorruptModel, MissingExtra, OptionError
-from stopt.preflight import vet_onnx, vet_openvino
 from stopt.runtime.arrays import Array
 from stopt.runtime.batching import BatchLimits
 from stopt.runtime.modules import Features, without_prompt
 from stopt.runtime.options import EngineOptions, OnnxOptions, OpenVinoOptions, TorchOptions
 from stopt.runtime.tokenizer import Batch
-from stopt.runtime.trial import admit
+from stopt.runtime.trial import admit_graph
 from stopt.spec import (
     SENTENCE,
     Backend,
@@ -154,13 +153,13 @@ def open_file(
     match options:
         case OnnxOptions():
             require("onnxruntime", "onnx")
-            admit(vet_onnx(file), "onnx")
+            admit_graph(file)
             from stopt.runtime.sessions.onnx import OnnxSession
 
             return OnnxSession(file, spec, options, device, head)
         case OpenVinoOptions():
             require("openvino", "openvino")
-            admit(vet_openvino(file), "openvino")
+            admit_graph(file)
             from stopt.runtime.sessions.openvino import OpenVinoSession
 
             return OpenVinoSession(file, spec, options, device, head)

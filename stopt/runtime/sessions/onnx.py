@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from stopt.errors import CorruptModel, OptionError, suggest
+from stopt.errors import CorruptModel, OptionError, ResourceLimitError, StoptError, suggest
 from stopt.heads import FINGERPRINT, SERVED, Head
 from stopt.heads.onnx import Onnx, fuse
 from stopt.runtime.arrays import Array
@@ -109,7 +109,11 @@ class OnnxSession:
         return session, ThreadPoolExecutor(workers, thread_name_prefix="stopt-onnx")
 
     def _run(self, session: ort.InferenceSession, batch: Batch) -> Features:
-        found = session.run([self._output], feed(batch, self._inputs, self.file))
+        inputs = feed(batch, self._inputs, self.file)
+        try:
+            found = session.run([self._output], inputs)
+        except Exception as error:  # as below
+            raise _failed(self.file, error, len(batch.input_ids)) from error
         return {"attention_mask": batch.attention_mask, self._feature: found[0]}
 
     def _open(self, threads: int) -> ort.InferenceSession:
@@ -148,6 +152,18 @@ class OnnxSession:
         if feature != self._head.source or model.metadata.get(FINGERPRINT) == self._head.fingerprint:
             return None
         return fuse(model, self._head, output, SERVED + self._head.target)
+
+
+def _failed(file: Path, error: Exception, texts: int) -> StoptError:
+    """What a run that failed is to the user: too little memory, or a graph that does not do what it says."""
+    if "allocate" in str(error):
+        return ResourceLimitError(
+            f"{file} needs more memory for a batch of {texts} than there is: {error}", "use smaller batches"
+        )
+    return CorruptModel(
+        f"{file} failed in ONNX Runtime {ort.__version__}: {error}",
+        "export it again with `stopt export --force`",
+    )
 
 
 def _session_options(threads: int, file: Path) -> ort.SessionOptions:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache, cached_property
 from itertools import chain, islice
 from pathlib import Path
@@ -80,7 +81,9 @@ class OpenVinoSession:
     def run(self, batch: Batch) -> Features:
         """Run one batch; see :class:`~stopt.runtime.sessions.Session`."""
         request = _taken(self._free, self._alone)
-        outputs = request.infer(feed(batch, self._inputs, self.file), share_inputs=True, share_outputs=True)
+        inputs = feed(batch, self._inputs, self.file)
+        with _failing(self.file):
+            outputs = request.infer(inputs, share_inputs=True, share_outputs=True)
         found = np.array(outputs[self._output])
         self._free.append(request)
         return {"attention_mask": batch.attention_mask, self._feature: found}
@@ -104,7 +107,8 @@ class OpenVinoSession:
             request.start_async(inputs, share_inputs=True)
 
             def wait() -> Features:
-                request.wait()
+                with _failing(self.file):
+                    request.wait()
                 found = np.array(request.get_tensor(self._output).data)
                 inputs.clear()
                 free.append(request)
@@ -169,6 +173,18 @@ class OpenVinoSession:
     def _precision(self) -> str:
         name = str(self._alone.get_property("INFERENCE_PRECISION_HINT").get_type_name())
         return _DTYPES.get(name, name)
+
+
+@contextmanager
+def _failing(file: Path) -> Iterator[None]:
+    """What a run that fails is to the user: a graph that does not do what it says."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise CorruptModel(
+            f"{file} failed in OpenVINO {ov.__version__}: {_brief(error)}",
+            "export it again with `stopt export --force`",
+        ) from error
 
 
 def _taken(free: deque[ov.InferRequest], compiled: ov.CompiledModel) -> ov.InferRequest:
