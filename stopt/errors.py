@@ -189,9 +189,21 @@ class UntrustedModel(StoptError):
 
 
 class CorruptModel(StoptError):
-    """A file is cut short, is not what its name says, or contradicts another file."""
+    """A file is cut short, is not what its name says, or contradicts another file.
+
+    Args:
+        message: What is wrong with it.
+        hint: The one thing to do next.
+    """
 
     exit_code = 4
+
+    def __init__(
+        self,
+        message: str,
+        hint: str = "fetch the model again; if that does not help, its author must mend it",
+    ) -> None:
+        super().__init__(message, hint)
 
 
 class ResourceLimitError(StoptError):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import save_file
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "quick", "fox", "a", "b"]
 WIDTH = 4
@@ -60,7 +61,28 @@ def build(folder: Path) -> Path:
     write_json(folder / "tokenizer_config.json", {"model_max_length": 32, "tokenizer_class": "BertTokenizer"})
     save_onnx(folder, graph_model())
     save_openvino(folder)
+    save_file(weights(), folder / "model.safetensors")
     return folder
+
+
+def weights() -> dict[str, np.ndarray]:
+    """The weights of a BertModel of this configuration, zeros but for the table."""
+    names = {
+        "embeddings.word_embeddings.weight": table(),
+        "embeddings.token_type_embeddings.weight": (1, WIDTH),
+    }
+    names["embeddings.position_embeddings.weight"] = (CONFIG["max_position_embeddings"], WIDTH)
+    layer = "encoder.layer.0"
+    places = [f"{layer}.attention.self.{part}" for part in ("query", "key", "value")]
+    places += [f"{layer}.{part}.dense" for part in ("attention.output", "intermediate", "output")]
+    for place in [*places, "pooler.dense"]:
+        names |= {f"{place}.weight": (WIDTH, WIDTH), f"{place}.bias": (WIDTH,)}
+    for place in ("embeddings", f"{layer}.attention.output", f"{layer}.output"):
+        names |= {f"{place}.LayerNorm.weight": (WIDTH,), f"{place}.LayerNorm.bias": (WIDTH,)}
+    return {
+        name: value if isinstance(value, np.ndarray) else np.zeros(value, np.float32)
+        for name, value in names.items()
+    }
 
 
 def write_json(file: Path, value: Any) -> None:

@@ -172,7 +172,7 @@ def load_transformer(
 
 
 def _require_safetensors(folder: Path) -> None:
-    if any(folder.glob("model*.safetensors")):
+    if any(folder.glob("model*.safetensors")) or (folder / "model.safetensors.index.json").is_file():
         vet_shards(folder)
         return
     if (folder / "pytorch_model.bin").is_file() or (folder / "pytorch_model.bin.index.json").is_file():
