@@ -35,6 +35,7 @@ from stopt.errors import (
     UnsupportedModel,
     suggest,
 )
+from stopt.folder import contained
 from stopt.parity import (
     ParityReport,
     Reference,
