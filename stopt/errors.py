@@ -141,7 +141,7 @@ class WorkerError(StoptError):
     ) -> None:
         super().__init__(message, hint)
         self.chunk = chunk
-        self.positions = tuple(positions)
+        self.positions = tuple(map(int, positions))
 
 
 class ForkError(StoptError):

@@ -20,6 +20,7 @@ from stopt.heads.onnx import Onnx, fuse
 from stopt.runtime.arrays import Array
 from stopt.runtime.batching import BatchLimits
 from stopt.runtime.devices import describe_machine
+from stopt.runtime.forks import leave_in_copies
 from stopt.runtime.modules import Features
 from stopt.runtime.options import OnnxOptions
 from stopt.runtime.sessions import batches_within, feed, overlapped, result_name, tokens_within
@@ -75,6 +76,7 @@ class OnnxSession:
         tokens = BATCH_TOKENS if self.device == _CPU else _GPU_BATCH
         self.limits = BatchLimits(tokens=tokens_within(tokens, spec))
         self._opening = Lock()
+        leave_in_copies(self, waits_at_exit=True)
 
     def run(self, batch: Batch) -> Features:
         """Run one batch; see :class:`~stopt.runtime.sessions.Session`."""

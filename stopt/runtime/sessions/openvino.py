@@ -20,6 +20,7 @@ from stopt.heads.openvino import fingerprint, fuse
 from stopt.runtime.arrays import Array
 from stopt.runtime.batching import BatchLimits
 from stopt.runtime.devices import describe_machine
+from stopt.runtime.forks import leave_in_copies
 from stopt.runtime.modules import Features
 from stopt.runtime.options import OpenVinoOptions
 from stopt.runtime.sessions import batches_within, feed, overlapped, result_name, tokens_within
@@ -77,6 +78,7 @@ class OpenVinoSession:
         self.precision = self._precision()
         self.limits = BatchLimits(tokens=tokens_within(BATCH_TOKENS, spec), length_step=LENGTH_STEP)
         self._opening = Lock()
+        leave_in_copies(self)
 
     def run(self, batch: Batch) -> Features:
         """Run one batch; see :class:`~stopt.runtime.sessions.Session`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import numpy.typing as npt
 import torch
 import transformers
 
-from stopt.errors import CorruptModel, OptionError, SourceError, UnsupportedModel
+from stopt.errors import CorruptModel, ForkError, OptionError, SourceError, UnsupportedModel
 from stopt.folder import contained, read_json_object
 from stopt.preflight import refuse_code, vet_shards
 from stopt.runtime.arrays import Array
@@ -59,6 +60,7 @@ class TorchSession:
     fused = 0
 
     def __init__(self, root: Path, spec: ModelSpec, options: TorchOptions, device: str | None) -> None:
+        _check_process()
         self.file = contained(root, spec.transformer.path)
         self._task, self._target = spec.transformer.task, spec.transformer.target
         self._device = _choose_device(device)
@@ -99,6 +101,19 @@ class TorchSession:
     def constant(self, array: npt.NDArray[np.float32]) -> Array:
         """Weights for torch modules, in the model's dtype and on its device."""
         return torch.from_numpy(array).to(self._device, self._dtype)
+
+
+def _check_process() -> None:
+    """Raise in a forked copy of a process that has run a model: torch would wait for that one's threads."""
+    first = _processes.setdefault("first", os.getpid())
+    if first != os.getpid():
+        raise ForkError(
+            f"torch has run a model in process {first}, and this is a copy of that made by fork",
+            "start the process with 'spawn', or serve an ONNX or OpenVINO file, which can be opened in a copy",
+        )
+
+
+_processes: dict[str, int] = {}
 
 
 def load_transformer(
