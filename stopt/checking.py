@@ -77,7 +77,7 @@ def check(
         UnsupportedModel: If stopt tokenises differently from transformers.
     """
     chosen = options or CheckOptions()
-    source = hub.fetch(model, [*hub.WEIGHTS, "*.onnx*", "openvino/*"])
+    source = hub.fetch(model, [*hub.WEIGHTS, *hub.CONVERTED])
     root = source.folder
     spec = read_model(source, chosen.task, chosen.library)
     files = _files(root, parts_of(spec), chosen.file_name)

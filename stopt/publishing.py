@@ -17,8 +17,8 @@ from stopt.card import Shown
 from stopt.embeddings.ranges import RANGES
 from stopt.errors import ArtifactError, CorruptModel, OptionError, PushError, SourceError, suggest
 from stopt.folder import contained
-from stopt.graph_data import data_files
 from stopt.parts import parts_of
+from stopt.preflight import vet_onnx, vet_openvino
 from stopt.reading import read_spec
 from stopt.spec import Backend, ModelSpec
 
@@ -251,11 +251,19 @@ def _nothing(root: Path, others: Mapping[str, FileRecord], options: PushOptions)
 def _unrecorded(root: Path, backend: Backend, name: str) -> FileRecord:
     """What can be said of a file that another tool made."""
     file = contained(root, name)
-    parts = [name, *(_beside(name, each) for each in data_files(file))]
+    parts = [name, *(_beside(name, each) for each in _data_files(file))]
     for part in parts:
         contained(root, part)
     known = describe_parts(root, [part for part in parts if (root / part).is_file()])
     return FileRecord(backend.value, "unknown", known, {}, {}, {})
+
+
+def _data_files(file: Path) -> tuple[str, ...]:
+    """The data files of a graph, as it names them; one that breaks a rule of the preflight is not read on."""
+    if file.suffix == ".xml":
+        vet_openvino(file)
+        return (f"{file.stem}.bin",)
+    return vet_onnx(file).data
 
 
 def _beside(name: str, location: str) -> str:
@@ -267,13 +275,6 @@ def _beside(name: str, location: str) -> str:
 def _check_file(root: Path, name: str, record: FileRecord) -> None:
     """See that a file is what was recorded, with all of its data, and that none of it is outside the folder."""
     parts = record.parts
-    for location in data_files(contained(root, name)):
-        part = _beside(name, location)
-        contained(root, part)
-        if part not in parts:
-            raise CorruptModel(
-                f"{name} has data in {part}, which {MANIFEST} does not record", "convert it again"
-            )
     for part, known in parts.items():
         path = contained(root, part)
         if not path.is_file():
@@ -283,6 +284,13 @@ def _check_file(root: Path, name: str, record: FileRecord) -> None:
                 f"{part} is not the file that was checked: its sha256 is {found[:12]}…, {MANIFEST} has "
                 f"{str(known['sha256'])[:12]}…",
                 "convert it again",
+            )
+    for location in _data_files(contained(root, name)):
+        part = _beside(name, location)
+        contained(root, part)
+        if part not in parts:
+            raise CorruptModel(
+                f"{name} has data in {part}, which {MANIFEST} does not record", "convert it again"
             )
 
 

@@ -51,7 +51,7 @@ def bench(model: str | Path, options: BenchOptions | None = None, say: Say = lam
         MissingExtra: If a file was named whose engine is not installed.
     """
     chosen = options or BenchOptions()
-    source = hub.fetch(model, [*hub.WEIGHTS, "*.onnx*", "openvino/*"])
+    source = hub.fetch(model, [*hub.WEIGHTS, *hub.CONVERTED])
     root = source.folder
     spec = read_spec(root)
     if chosen.texts is not None and not chosen.texts:

@@ -7,6 +7,7 @@ the rule; nothing that a file names is opened to find that out.
 from __future__ import annotations
 
 from stopt.preflight.config import refuse_code
+from stopt.preflight.data_names import data_names
 from stopt.preflight.onnx import vet_onnx
 from stopt.preflight.openvino import vet_openvino
 from stopt.preflight.safetensors import vet_safetensors, vet_shards
@@ -17,6 +18,7 @@ from stopt.preflight.verdict import Verdict
 __all__ = [
     "Survey",
     "Verdict",
+    "data_names",
     "kind_of",
     "refuse_code",
     "survey",

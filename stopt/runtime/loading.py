@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from glob import escape
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from stopt import hub
@@ -15,6 +16,7 @@ from stopt.certificate import Seal, identity
 from stopt.errors import ArtifactError, MissingExtra, OptionError, SourceError, StoptError, suggest
 from stopt.folder import contained
 from stopt.parts import parts_of
+from stopt.preflight import data_names
 from stopt.reading import has_table, read_spec
 from stopt.runtime.options import EngineOptions, OnnxOptions, TorchOptions, parse_backend, parse_model_kwargs
 from stopt.runtime.pipeline import Pipeline
@@ -117,6 +119,9 @@ def _open_pipeline(request: LoadRequest) -> Pipeline:
     wanted = _wanted(backend, getattr(options, "file_name", None))
     source = request.fetch(wanted)
     request = request.pinned_to(source)
+    if data := _data_of(source, wanted):
+        wanted += data
+        source = request.fetch(wanted)
     if has_table(source.folder):
         source = request.fetch([*wanted, *hub.WEIGHTS])
     seal = Seal.of(source.folder, verify=request.verify)
@@ -153,12 +158,22 @@ def _wanted(backend: Backend, file_name: str | None) -> list[str]:
         return list(hub.WEIGHTS)
     name = file_name or default_file(backend).partition("/")[2]
     stem = name.removesuffix(".xml")
-    files = (
-        [f"{stem}.xml", f"{stem}.bin"]
-        if backend is Backend.OPENVINO
-        else [name, f"{name}_data*", f"{name}.data"]
-    )
+    files = [f"{stem}.xml", f"{stem}.bin"] if backend is Backend.OPENVINO else [name]
     return [path for file in files for path in (file, f"{backend.value}/{file}")]
+
+
+def _data_of(source: hub.Source, wanted: Sequence[str]) -> list[str]:
+    """Patterns of the files that fetched graphs have their weights in, which only the graphs know."""
+    graphs = [
+        name
+        for name in source.listed
+        if name.endswith(".onnx") and name in wanted and (source.folder / name).is_file()
+    ]
+    return [
+        escape((PurePosixPath(name).parent / each).as_posix())
+        for name in graphs
+        for each in data_names(contained(source.folder, name))
+    ]
 
 
 def _backend_of_file(model_kwargs: Mapping[str, Any] | None) -> Backend | None:

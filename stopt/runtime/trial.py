@@ -61,16 +61,15 @@ def admit(verdict: Verdict, kind: str) -> None:
         mark.touch()
 
 
-def admit_graph(file: Path) -> None:
-    """Check an .onnx or .xml file, and let it be opened as :func:`admit` does.
+def admit_graph(file: Path) -> Verdict:
+    """Check an .onnx or .xml file, and let it be opened as :func:`admit` does; returns what the check found.
 
     Raises:
         UntrustedModel: If it would have code run, or leaves its folder.
     """
-    if file.suffix == ".xml":
-        admit(vet_openvino(file), "openvino")
-    else:
-        admit(vet_onnx(file), "onnx")
+    verdict = vet_openvino(file) if file.suffix == ".xml" else vet_onnx(file)
+    admit(verdict, "openvino" if file.suffix == ".xml" else "onnx")
+    return verdict
 
 
 def _fingerprint(verdict: Verdict, kind: str) -> str:

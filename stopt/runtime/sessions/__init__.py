@@ -153,7 +153,10 @@ def open_file(
     match options:
         case OnnxOptions():
             require("onnxruntime", "onnx")
-            admit_graph(file)
+            verdict = admit_graph(file)
+            if any((file.parent / name).is_symlink() for name in verdict.data):
+                # as in the Hub's cache: ONNX Runtime follows links of a graph that it opens by its path, of no other
+                head = None
             from stopt.runtime.sessions.onnx import OnnxSession
 
             return OnnxSession(file, spec, options, device, head)

@@ -123,8 +123,9 @@ class OnnxSession:
         # CPU stays in the list for the operators that a GPU provider leaves to it; that the asked one took part is
         # checked below, since ONNX Runtime only logs when it did not
         providers = [(provider, self._provider_options)] + ([(_CPU, {})] if provider != _CPU else [])
-        options = self._options.session_options or _session_options(threads, self.file)
         source = self._fused_bytes() or str(self.file)
+        folder = self.file.parent if isinstance(source, bytes) else None
+        options = self._options.session_options or _session_options(threads, folder)
         try:
             session = ort.InferenceSession(source, options, providers=providers)
         except Exception as error:  # a dozen classes of the binding, none public
@@ -168,13 +169,15 @@ def _failed(file: Path, error: Exception, texts: int) -> StoptError:
     )
 
 
-def _session_options(threads: int, file: Path) -> ort.SessionOptions:
+def _session_options(threads: int, data: Path | None) -> ort.SessionOptions:
+    """Options of a session; ``data`` is the folder of data files for a graph that is not opened by its path."""
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors; what matters of the rest is checked and raised
     options.intra_op_num_threads = threads
     # with as many shapes as texts have lengths, what these keep for each grows without end
     options.enable_mem_pattern = False
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(file.parent))
+    if data is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(data))
     return options
 
 
