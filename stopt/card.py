@@ -127,8 +127,13 @@ def commit_text(about: About) -> str:
     return f"{_table(about)}\n\n{_origin(about)}" if about.files else ""
 
 
-def pull_request(about: About) -> str:
-    """Return the text of a pull request: what it adds, what was measured, how to try it before it is merged."""
+def pull_request(about: About, number: int) -> str:
+    """Return the text of a pull request: what it adds, what was measured, how to try it before it is merged.
+
+    Args:
+        about: What is told.
+        number: Its number.
+    """
     if not about.files:
         return "Hello!\n\nThis pull request updates the files of the model."
     count = len(about.files)
@@ -146,13 +151,8 @@ except for a section in the model card.
 
 ## Try it before you merge
 
-Put the number of this pull request into the second line:
-
 ```python
-from sentence_transformers import {_CLASSES[about.kind]}
-pr_number = 1
-
-{_snippet(about, best, "sentence_transformers", 'revision=f"refs/pr/{pr_number}"', head=False)}```
+{_snippet(about, best, "sentence_transformers", f'revision="refs/pr/{number}"')}```
 
 `from stopt import {_CLASSES[about.kind]}` opens the same files without torch.
 """
@@ -269,15 +269,14 @@ def _example(about: About) -> Shown:
     return min(about.files, key=lambda each: (not each.checked, each.size_bytes))
 
 
-def _snippet(about: About, file: Shown, library: str, revision: str, *, head: bool = True) -> str:
+def _snippet(about: About, file: Shown, library: str, revision: str) -> str:
     """Python that opens a file and uses it."""
     arguments = [f'"{about.repository}"', revision, f'backend="{file.record.backend}"']
     if not (is_plain(file.name) and PurePosixPath(file.name).parent.name == file.record.backend):
         arguments.append(f'model_kwargs={{"file_name": "{file.name}"}}')
     lines = "".join(f"    {each},\n" for each in arguments if each)
     name = _CLASSES[about.kind]
-    imported = f"from {library} import {name}\n\n" if head else ""
-    return f"{imported}model = {name}(\n{lines})\n{_USES[about.kind]}"
+    return f"from {library} import {name}\n\nmodel = {name}(\n{lines})\n{_USES[about.kind]}"
 
 
 def _table(about: About) -> str:

@@ -208,6 +208,7 @@ class FakeHub:
             (rf"GET /api/models/{name}(/revision/(?P<revision>.+))?", self._info),
             (rf"GET /api/models/{name}/discussions", self._discussions),
             (rf"GET /api/models/{name}/discussions/(?P<number>\d+)", self._discussion),
+            (rf"POST /api/models/{name}/discussions/(?P<number>\d+)/comment/bb/edit", self._edit),
             (rf"(GET|HEAD) /{name}/resolve/(?P<revision>refs/pr/\d+|[^/]+)/(?P<file>.+)", self._resolve),
             (r"(GET|HEAD) /storage/(?P<oid>\w+)", self._stored),
             (r"POST /api/repos/create", self._create),
@@ -431,8 +432,28 @@ class FakeHub:
             listed = [each for each in listed if each["status"] == query["status"]]
         return _json({"count": len(listed), "start": 0, "discussions": listed})
 
-    def _discussion(self, found: re.Match[str], *_: Any) -> Answer:
-        return _error(404, f"discussion {found['number']} is not served here")
+    def _discussion(self, found: re.Match[str], _: Any, headers: Any, __: bytes) -> Answer:
+        repo = self._find(found, headers)
+        if isinstance(repo, Answer):
+            return repo
+        pull = repo.pulls[int(found["number"]) - 1]
+        data = {"subject": pull["title"], "oid": "0" * 40}
+        events = [{"id": "AA", "type": "commit", "createdAt": CREATED, "data": data}, _comment(pull["text"])]
+        about = {"num": pull["num"], "title": pull["title"], "status": "open", "createdAt": CREATED}
+        about |= {"isPullRequest": True, "repo": {"name": found["name"], "type": "model"}, "events": events}
+        return _json({**about, "changes": {"base": "refs/heads/main"}, "filesWithConflicts": [], "diff": ""})
+
+    def _edit(self, found: re.Match[str], _: Any, headers: Any, body: bytes) -> Answer:
+        if not self._writer(headers):
+            return _error(403, "Forbidden")
+        pull = self.repos[found["name"]].pulls[int(found["number"]) - 1]
+        pull["text"] = json.loads(body)["content"]
+        return _json({"updatedComment": _comment(pull["text"])})
+
+
+def _comment(text: str) -> dict[str, Any]:
+    data = {"edited": False, "hidden": False, "latest": {"raw": text}}
+    return {"id": "BB", "type": "comment", "createdAt": CREATED, "data": data}
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -10,7 +10,16 @@ import pytest
 from fakehub import TOKEN, FakeHub
 
 import stopt
-from stopt import ArtifactError, CorruptModel, OptionError, PushError, PushOptions, SourceError, push
+from stopt import (
+    ArtifactError,
+    CorruptModel,
+    OptionError,
+    PushError,
+    PushOptions,
+    SourceError,
+    StoptWarning,
+    push,
+)
 from stopt.artifact import Manifest
 
 REPO = "someone/model"
@@ -129,7 +138,28 @@ def test_a_pull_request_leaves_main_alone(home, folder) -> None:
     assert (result.pull_request, result.url) == (1, f"{home.url}/{REPO}/discussions/1")
     assert repo.branches["refs/pr/1"][-1].files[ONNX] == (folder / ONNX).read_bytes()
     assert [pull["title"] for pull in repo.pulls] == ["Files for ONNX"]
-    assert 'revision=f"refs/pr/{pr_number}"' in repo.pulls[0]["text"]
+    assert 'revision="refs/pr/1",' in repo.pulls[0]["text"]
+
+
+def test_the_snippet_has_the_number_also_when_somebody_was_faster(home, folder) -> None:
+    def meanwhile(text: str) -> None:
+        if text.startswith("pushing"):
+            home.repos[REPO].pulls.append({"num": 1, "title": "A question", "text": "?", "pull": False})
+
+    result = push(folder, REPO, PushOptions(create_pr=True), meanwhile)
+    assert result.pull_request == 2
+    assert 'revision="refs/pr/2",' in home.repos[REPO].pulls[1]["text"]
+    assert result.text == home.repos[REPO].pulls[1]["text"]
+
+
+def test_a_snippet_that_cannot_be_mended_is_told(home, folder) -> None:
+    def meanwhile(text: str) -> None:
+        if text.startswith("pushing"):
+            home.repos[REPO].pulls.append({"num": 1, "title": "A question", "text": "?", "pull": False})
+
+    home.fault("/edit", 403, times=-1)
+    with pytest.warns(StoptWarning, match="the text of pull request 2 has another number"):
+        assert push(folder, REPO, PushOptions(create_pr=True), meanwhile).pull_request == 2
 
 
 def test_the_same_pull_request_is_not_opened_twice(home, folder) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +13,14 @@ import click
 from stopt.cli import options
 from stopt.cli.output import Output, human_size, table
 from stopt.cli.parity import batch_note, columns
+from stopt.cli.push import pushed_text
+from stopt.errors import OptionError, StoptError
 
 if TYPE_CHECKING:
     from stopt.convert.produce import Produced
+    from stopt.publishing import PushResult
 
-__all__ = ["conversion_options", "print_produced"]
+__all__ = ["conversion_options", "produce_and_print", "publish_options"]
 
 _SHARED = (
     "output",
@@ -29,11 +34,31 @@ _SHARED = (
     "revision",
     "token",
 )
+_PUBLISH = ("push_to_hub", "create_pr", "private", "commit_message")
+
+
+def publish_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add pushing what was made, and hand it to the command as ``publish``."""
+    decorated = options.collect("publish", *_PUBLISH)(command)
+    for decorate in (
+        options.commit_message,
+        options.private,
+        options.create_pr,
+        click.option(
+            "--push-to-hub",
+            is_flag=False,
+            flag_value="",
+            metavar="[REPO]",
+            help="Push what was made, and passed its check, to this repository; by default the model's own.",
+        ),
+    ):
+        decorated = decorate(decorated)
+    return decorated
 
 
 def conversion_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of :class:`~stopt.steps.ConversionOptions`, and hand them to the command as ``shared``."""
-    decorated = options.collect("shared", *_SHARED)(command)
+    decorated = options.collect("shared", *_SHARED)(publish_options(command))
     for decorate in (
         options.hub_options,
         options.hints,
@@ -58,8 +83,60 @@ def conversion_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return decorated
 
 
-def print_produced(made: Sequence[Produced], out: Output) -> None:
-    """Print a row per file that was made."""
+def produce_and_print(
+    convert: Callable[[], Sequence[Produced]],
+    model: str,
+    publish: Mapping[str, Any],
+    token: str | None,
+    out: Output,
+) -> None:
+    """Make files, push them if that is asked for, and print a row for each.
+
+    Whether there is somebody to push to is found out before the work is done; if pushing fails after it, the files stay.
+
+    Args:
+        convert: Makes them.
+        model: What they are made from; its repository is the default to push to.
+        publish: The options of :func:`publish_options`.
+        token: Hub token.
+        out: Prints.
+    """
+    repository = _repository(model, publish)
+    if repository is None:
+        _print(convert(), None, out)
+        return
+    from stopt.publishing import PushOptions, prepare, push
+
+    given = {key: value for key, value in publish.items() if key != "push_to_hub"}
+    wanted = PushOptions(**given, token=token)
+    prepare(repository, wanted)
+    made = convert()
+    names = tuple(escape(each.file) for each in made)
+    try:
+        pushed = push(made[0].folder, repository, replace(wanted, include=names), out.step)
+    except StoptError as error:
+        _print(made, None, out, error)
+        raise
+    _print(made, pushed, out)
+
+
+def _repository(model: str, publish: Mapping[str, Any]) -> str | None:
+    """The repository to push to; None if nothing is to be pushed."""
+    asked = publish["push_to_hub"]
+    if asked is None:
+        if idle := [f"--{key.replace('_', '-')}" for key in _PUBLISH if publish[key]]:
+            raise OptionError(f"{' and '.join(idle)} has no use without --push-to-hub", "--push-to-hub REPO")
+        return None
+    if asked:
+        return str(asked)
+    if Path(model).exists() or "/" not in model:
+        raise OptionError(f"{model} is no repository to push to", "name one: --push-to-hub organisation/name")
+    return model.partition("@")[0]
+
+
+def _print(
+    made: Sequence[Produced], pushed: PushResult | None, out: Output, failure: StoptError | None = None
+) -> None:
     figures = [columns(each.parity) for each in made]
     rows = [
         [
@@ -82,5 +159,9 @@ def print_produced(made: Sequence[Produced], out: Output) -> None:
     ]
     human = table(rows, ["file", "size", *figures[0], "time"])
     human += "".join(f"\n{note}" for each in made if (note := batch_note(each.parity)))
-    out.result(human, data, "\n".join(str(each.folder / each.file) for each in made))
-    out.hint(f"Next: stopt check {made[0].folder}")
+    if pushed is not None:
+        human += f"\n\n{pushed_text(pushed)}"
+    result = data if pushed is None else {"files": data, "push": asdict(pushed)}
+    out.result(human, result, "\n".join(str(each.folder / each.file) for each in made), failure)
+    if pushed is None and failure is None:
+        out.hint(f"Next: stopt check {made[0].folder}")

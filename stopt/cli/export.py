@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from stopt.cli import options
-from stopt.cli.converting import conversion_options, print_produced
+from stopt.cli.converting import conversion_options, produce_and_print
 from stopt.cli.output import Output
 
 __all__ = ["export"]
@@ -25,7 +25,12 @@ __all__ = ["export"]
 @conversion_options
 @options.output_options
 def export(
-    model: str, backends: tuple[str, ...], fused: bool, shared: Mapping[str, Any], out: Output
+    model: str,
+    backends: tuple[str, ...],
+    fused: bool,
+    shared: Mapping[str, Any],
+    publish: Mapping[str, Any],
+    out: Output,
 ) -> None:
     """Convert MODEL to ONNX or OpenVINO, and prove it.
 
@@ -46,4 +51,4 @@ def export(
 
     chosen = step_options("export", {"backend": list(dict.fromkeys(backends)), "fused": fused}, shared)
     assert isinstance(chosen, ExportOptions)
-    print_produced(run(model, chosen, out.step), out)
+    produce_and_print(lambda: run(model, chosen, out.step), model, publish, shared["token"], out)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from stopt.cli import options
-from stopt.cli.converting import conversion_options, print_produced
+from stopt.cli.converting import conversion_options, produce_and_print
 from stopt.cli.output import Output
 from stopt.errors import OptionError
 
@@ -41,6 +41,7 @@ def optimize(
     source_file: str,
     file_suffix: str | None,
     shared: Mapping[str, Any],
+    publish: Mapping[str, Any],
     out: Output,
 ) -> None:
     """Optimise the graph of MODEL's ONNX file.
@@ -69,4 +70,4 @@ def optimize(
     values = {"level": f"O{level[-1]}", "from": source_file, "file_suffix": file_suffix}
     chosen = step_options("optimize", values, shared)
     assert isinstance(chosen, OptimizeOptions)
-    print_produced(run(model, chosen, out.step), out)
+    produce_and_print(lambda: run(model, chosen, out.step), model, publish, shared["token"], out)

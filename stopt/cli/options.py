@@ -24,7 +24,9 @@ __all__ = [
     "batch_size",
     "batching",
     "collect",
+    "commit_message",
     "converting_backend",
+    "create_pr",
     "file_name",
     "file_suffix",
     "force",
@@ -34,6 +36,7 @@ __all__ = [
     "max_batch_tokens",
     "model",
     "output_options",
+    "private",
     "serving_backend",
     "texts",
     "threads",
@@ -139,6 +142,13 @@ def hints(command: Command) -> Command:
     )(command)
 
 
+create_pr = click.option(
+    "--create-pr", is_flag=True, help="Propose the files in a pull request instead of committing them."
+)
+private = click.option("--private", is_flag=True, help="Make the repository private, if it is new.")
+commit_message = click.option(
+    "--commit-message", metavar="TEXT", help="First line of the commit, or title of the pull request."
+)
 hub_token = click.option("--token", envvar="HF_TOKEN", help="Hub token.  [env: HF_TOKEN]")
 
 

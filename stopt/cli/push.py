@@ -14,7 +14,7 @@ from stopt.cli.output import Output, human_size, table
 if TYPE_CHECKING:
     from stopt.publishing import PushResult
 
-__all__ = ["print_push", "push"]
+__all__ = ["push", "pushed_text"]
 
 _GIVEN = (
     "create_pr",
@@ -31,17 +31,13 @@ _GIVEN = (
 
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="[MODEL] REPO")
-@click.option(
-    "--create-pr", is_flag=True, help="Propose the files in a pull request instead of committing them."
-)
-@click.option("--private", is_flag=True, help="Make the repository private, if it is new.")
+@options.create_pr
+@options.private
 @click.option(
     "--revision", metavar="BRANCH", help="Branch to commit to; made if it is not there.  [default: main]"
 )
 @options.hub_token
-@click.option(
-    "--commit-message", metavar="TEXT", help="First line of the commit, or title of the pull request."
-)
+@options.commit_message
 @click.option(
     "--include",
     multiple=True,
@@ -76,20 +72,24 @@ def push(names: tuple[str, ...], given: Mapping[str, Any], out: Output) -> None:
     if len(names) > 2:
         raise click.UsageError(f"expected [MODEL] REPO, got {len(names)} names: {' '.join(names)}")
     model = names[0] if len(names) == 2 else "."
-    print_push(run(model, names[-1], PushOptions(**given), out.step), out)
+    _print(run(model, names[-1], PushOptions(**given), out.step), out)
 
 
-def print_push(result: PushResult, out: Output) -> None:
+def _print(result: PushResult, out: Output) -> None:
     """Print what was pushed, or would be."""
-    rows = [[each.path, human_size(each.size_bytes), each.state] for each in result.files]
-    listing = table(rows, ["file", "size", "on the Hub"])
-    out.result(f"{listing}\n\n{_summary(result)}", asdict(result), result.url)
+    out.result(pushed_text(result), asdict(result), result.url)
     if result.left_out:
         out.hint(
             f"Not checked by stopt, and left out: {', '.join(result.left_out)} (--unchecked pushes them too)"
         )
     if result.dry_run and result.card is not None:
         out.hint("The model card and the text of the commit are in --format json.")
+
+
+def pushed_text(result: PushResult) -> str:
+    """Return what was pushed, for people."""
+    rows = [[each.path, human_size(each.size_bytes), each.state] for each in result.files]
+    return f"{table(rows, ['file', 'size', 'on the Hub'])}\n\n{_summary(result)}"
 
 
 def _summary(result: PushResult) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from stopt.cli import options
-from stopt.cli.converting import conversion_options, print_produced
+from stopt.cli.converting import conversion_options, produce_and_print
 from stopt.cli.output import Output
 from stopt.errors import OptionError
 from stopt.steps import DEFAULT_SAMPLES, CalibrationMethod, Preset, Target, WeightFormat
@@ -143,6 +143,7 @@ def quantize(
     flags: tuple[str, ...],
     given: Mapping[str, Any],
     shared: Mapping[str, Any],
+    publish: Mapping[str, Any],
     out: Output,
 ) -> None:
     """Make MODEL's files smaller and faster with int8.
@@ -180,7 +181,7 @@ def quantize(
     shown = {name: getattr(chosen, name) for name in type(chosen).__dataclass_fields__}
     own = {name: value for name, value in shown.items() if name not in ConversionOptions.__dataclass_fields__}
     out.step(", ".join(f"{name}={value}" for name, value in own.items() if name != "calibration"))
-    print_produced(run(model, chosen, out.step), out)
+    produce_and_print(lambda: run(model, chosen, out.step), model, publish, shared["token"], out)
 
 
 def _resolve(target: str, out: Output) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
 from stopt.cli import options
-from stopt.cli.converting import print_produced
+from stopt.cli.converting import produce_and_print, publish_options
 from stopt.cli.output import Output, table
 
 __all__ = ["run"]
@@ -24,9 +26,16 @@ __all__ = ["run"]
 @options.force
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
 @options.hub_token
+@publish_options
 @options.output_options
 def run(
-    recipe: Path, output: Path | None, force: bool, dry_run: bool, token: str | None, out: Output
+    recipe: Path,
+    output: Path | None,
+    force: bool,
+    dry_run: bool,
+    token: str | None,
+    publish: Mapping[str, Any],
+    out: Output,
 ) -> None:
     """Run a RECIPE: export, optimise and quantise in one go.
 
@@ -45,7 +54,7 @@ def run(
     from stopt.convert.run import run as run_recipe
 
     if not dry_run:
-        print_produced(run_recipe(found, out.step), out)
+        produce_and_print(lambda: run_recipe(found, out.step), found.model, publish, token, out)
         return
     products = plan(found.steps)
     rows = [

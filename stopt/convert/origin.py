@@ -23,8 +23,8 @@ _SIDECAR_SUFFIXES = {".json", ".md", ".model", ".safetensors", ".txt"}
 
 def origin(source: hub.Source) -> dict[str, str | None]:
     """What the manifest says of the source: a Hub id, or the name of a folder without the path, which is nobody's business."""
-    name = source.name if source.revision else source.folder.resolve().name
-    return {"name": name, "revision": source.revision, **_card(source.folder)}
+    name, revision = (source.name, source.revision) if source.revision else hub.cached_as(source.folder)
+    return {"name": name or source.folder.resolve().name, "revision": revision, **_card(source.folder)}
 
 
 def _card(folder: Path) -> dict[str, str | None]:

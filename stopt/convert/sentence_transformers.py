@@ -7,16 +7,23 @@ float. The model must have been opened from a folder that has its original weigh
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from glob import escape
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from stopt.convert.optimize import optimize
+from stopt.convert.produce import Produced
 from stopt.convert.quantize import quantize
 from stopt.errors import OptionError, suggest
+from stopt.publishing import PushOptions, prepare, push
 from stopt.runtime.model import Model
 from stopt.spec import Backend
 from stopt.steps import (
     CalibrationOptions,
+    ConversionOptions,
     DynamicOptions,
     Level,
     OptimizeOptions,
@@ -45,23 +52,21 @@ def export_optimized_onnx_model(
         model: The model: a SentenceTransformer, SparseEncoder or CrossEncoder.
         optimization_config: ``"O1"`` to ``"O4"``.
         model_name_or_path: Model folder that gains ``onnx/model_O3.onnx`` and so on.
-        push_to_hub: Not supported here: upload the folder.
-        create_pr: Goes with ``push_to_hub``.
+        push_to_hub: Push the file to the repository ``model_name_or_path`` of the Hub instead; nothing is kept here.
+        create_pr: Propose it there in a pull request.
         file_suffix: Replaces the level in the file's name.
 
     Raises:
-        OptionError: If the model is not on ONNX, the level is unknown, or ``push_to_hub`` is asked for.
+        OptionError: If the model is not on ONNX, or the level is unknown.
     """
-    _refuse_push(push_to_hub, create_pr)
     level = Level(_word("optimization_config", optimization_config, [each.value for each in Level]))
     options = OptimizeOptions(
         level,
         _source(model, Backend.ONNX),
         file_suffix,
-        output=_output(model, model_name_or_path),
         force=True,
     )
-    optimize(model.pipeline.root, options)
+    _convert(optimize, model, options, model_name_or_path, push_to_hub, create_pr)
 
 
 def export_dynamic_quantized_onnx_model(
@@ -78,23 +83,21 @@ def export_dynamic_quantized_onnx_model(
         model: The model: a SentenceTransformer, SparseEncoder or CrossEncoder.
         quantization_config: ``"arm64"``, ``"avx2"``, ``"avx512"`` or ``"avx512_vnni"``.
         model_name_or_path: Model folder that gains ``onnx/model_qint8_avx512_vnni.onnx`` and so on.
-        push_to_hub: Not supported here: upload the folder.
-        create_pr: Goes with ``push_to_hub``.
+        push_to_hub: Push the file to the repository ``model_name_or_path`` of the Hub instead; nothing is kept here.
+        create_pr: Propose it there in a pull request.
         file_suffix: Replaces ``qint8_avx512_vnni`` in the file's name.
 
     Raises:
-        OptionError: If the model is not on ONNX, the target is unknown, or ``push_to_hub`` is asked for.
+        OptionError: If the model is not on ONNX, or the target is unknown.
     """
-    _refuse_push(push_to_hub, create_pr)
     target = Target(_word("quantization_config", quantization_config, [each.value for each in Target]))
     options = DynamicOptions(
         target,
         _source(model, Backend.ONNX),
         file_suffix=file_suffix,
-        output=_output(model, model_name_or_path),
         force=True,
     )
-    quantize(model.pipeline.root, options)
+    _convert(quantize, model, options, model_name_or_path, push_to_hub, create_pr)
 
 
 def export_static_quantized_openvino_model(
@@ -120,15 +123,13 @@ def export_static_quantized_openvino_model(
         dataset_config_name: Its configuration.
         dataset_split: Its split.
         column_name: Its column with the text.
-        push_to_hub: Not supported here: upload the folder.
-        create_pr: Goes with ``push_to_hub``.
+        push_to_hub: Push the file to the repository ``model_name_or_path`` of the Hub instead; nothing is kept here.
+        create_pr: Propose it there in a pull request.
         file_suffix: Goes into the file's name.
 
     Raises:
-        OptionError: If the model is not on OpenVINO, only some of the four data set arguments are given, or
-            ``push_to_hub`` is asked for.
+        OptionError: If the model is not on OpenVINO, or only some of the four data set arguments are given.
     """
-    _refuse_push(push_to_hub, create_pr)
     named = (dataset_name, dataset_config_name, dataset_split, column_name)
     if any(each is not None for each in named) and None in named:
         raise OptionError(
@@ -150,10 +151,37 @@ def export_static_quantized_openvino_model(
         calibration,
         smooth_quant_alpha=given.get("smooth_quant_alpha"),
         file_suffix=file_suffix,
-        output=_output(model, model_name_or_path),
         force=True,
     )
-    quantize(model.pipeline.root, options)
+    _convert(quantize, model, options, model_name_or_path, push_to_hub, create_pr)
+
+
+def _convert(
+    convert: Callable[[Path, Any], Sequence[Produced]],
+    model: Model,
+    options: ConversionOptions,
+    target: str | Path,
+    push_to_hub: bool,
+    create_pr: bool,
+) -> None:
+    """Convert into a folder, or into one that lasts until its files are on the Hub."""
+    root = model.pipeline.root
+    if not push_to_hub:
+        if create_pr:
+            raise OptionError("create_pr=True has no use without push_to_hub=True", "give both, or neither")
+        convert(root, replace(options, output=_output(model, target)))
+        return
+    repository = str(target)
+    if Path(target).exists():
+        raise OptionError(
+            f"{target} is a folder, and push_to_hub=True asks for a repository", "organisation/name"
+        )
+    wanted = PushOptions(create_pr=create_pr)
+    prepare(repository, wanted)
+    with TemporaryDirectory(prefix="stopt-") as folder:
+        made = convert(root, replace(options, output=Path(folder) / "model"))
+        names = tuple(escape(each.file) for each in made)
+        push(made[0].folder, repository, replace(wanted, include=names))
 
 
 def _source(model: Model, backend: Backend) -> str:
@@ -177,11 +205,3 @@ def _word(name: str, value: Any, known: list[str]) -> str:
     if value not in known:
         raise OptionError(f"{name} is {value!r}", suggest(str(value), known))
     return str(value)
-
-
-def _refuse_push(push_to_hub: bool, create_pr: bool) -> None:
-    if push_to_hub or create_pr:
-        raise OptionError(
-            "pushing while converting is not supported",
-            "convert into a folder, look at the figures, then upload it",
-        )

@@ -4,8 +4,8 @@ The only package that imports ``huggingface_hub``, and only when it is used. Wha
 transport, is told as one of stopt's errors; a call that hangs is given up; a token is in no message.
 """
 
-from stopt.hub.download import CONVERTED, WEIGHTS, Source, fetch
-from stopt.hub.pushing import Change, Uploaded, upload
+from stopt.hub.download import CONVERTED, WEIGHTS, Source, cached_as, fetch
+from stopt.hub.pushing import Change, Uploaded, next_number, rewrite, upload
 from stopt.hub.remote import Content, Repository, open_repository, page
 
 __all__ = [
@@ -16,8 +16,11 @@ __all__ = [
     "Repository",
     "Source",
     "Uploaded",
+    "cached_as",
     "fetch",
+    "next_number",
     "open_repository",
     "page",
+    "rewrite",
     "upload",
 ]

@@ -23,7 +23,7 @@ from stopt.hub.failures import broken, cause_of, source_failure, untrusted_name
 from stopt.hub.listing import Listing
 from stopt.staging import settle
 
-__all__ = ["CONVERTED", "WEIGHTS", "Source", "fetch"]
+__all__ = ["CONVERTED", "WEIGHTS", "Source", "cached_as", "fetch"]
 
 # everything a model needs beside the weights of its transformer; safetensors of modules are small
 _SIDECARS = ("*.json", "*.txt", "*.model", "*_*/config.json", "*_*/model.safetensors")
@@ -107,6 +107,14 @@ def fetch(
         text, repository, suffix or revision, checked_token(token), _cache(cache_folder), local_files_only
     )
     return fetching.run(wanted)
+
+
+def cached_as(folder: Path) -> tuple[str, str] | tuple[None, None]:
+    """Return the Hub id and commit that a folder of the Hub's cache has the files of; of other folders, None twice."""
+    commit, snapshots, home = folder.name, folder.parent.name, folder.parent.parent.name
+    if snapshots != "snapshots" or not home.startswith("models--") or not _COMMIT.fullmatch(commit):
+        return None, None
+    return home.removeprefix("models--").replace("--", "/", 1), commit
 
 
 def _cache(given: str | Path | None) -> Path:

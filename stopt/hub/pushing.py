@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from stopt.errors import CorruptModel, PushError
@@ -19,7 +20,7 @@ from stopt.hub.calls import GaveUp, bounded, cleaned, retry_after, status_of
 from stopt.hub.failures import cause_of, passing, push_failure
 from stopt.hub.remote import Content, Repository, asked, look, open_repository, page
 
-__all__ = ["Change", "Uploaded", "upload"]
+__all__ = ["Change", "Uploaded", "next_number", "rewrite", "upload"]
 
 Say = Callable[[str], None]
 
@@ -140,6 +141,37 @@ def _proposed(repository: Repository, change: Change) -> Uploaded | None:
             url = f"{page(repository.name)}/discussions/{pull.num}"
             return Uploaded(url, there.commit, int(pull.num), already_there=True)
     return None
+
+
+def next_number(repository: Repository) -> int:
+    """Return the number that the next pull request gets, unless somebody opens one, or a discussion, before."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=repository.token)
+
+    def newest() -> list[int]:
+        return [int(each.num) for each in islice(api.get_repo_discussions(repository.name), 50)]
+
+    (numbers,) = asked(repository.name, repository.token, newest)
+    return max(numbers, default=0) + 1
+
+
+def rewrite(repository: Repository, number: int, text: str) -> None:
+    """Replace the text of a pull request.
+
+    Raises:
+        PushError: If it cannot be replaced.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=repository.token)
+
+    def edit() -> None:
+        events = api.get_discussion_details(repository.name, number).events
+        opening = next(each for each in events if each.type == "comment")
+        api.edit_discussion_comment(repository.name, number, opening.id, text)
+
+    asked(repository.name, repository.token, edit)
 
 
 @dataclass(frozen=True, slots=True)

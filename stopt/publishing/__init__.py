@@ -6,23 +6,20 @@ own files go along where the repository has no model yet. Nothing else in the fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatch
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from stopt import card, hub
-from stopt.artifact import MANIFEST, FileRecord, Manifest, describe_parts, engine_files, is_models_own, sha256
+from stopt.artifact import MANIFEST, Manifest, sha256
 from stopt.card import Shown
-from stopt.embeddings.ranges import RANGES
-from stopt.errors import ArtifactError, CorruptModel, OptionError, PushError, SourceError, suggest
+from stopt.errors import PushError, SourceError, StoptWarning
 from stopt.folder import contained
-from stopt.parts import parts_of
-from stopt.preflight import vet_onnx, vet_openvino
+from stopt.publishing.selection import Selection, select
 from stopt.reading import read_spec
-from stopt.spec import Backend, ModelSpec
 
-__all__ = ["PushOptions", "PushResult", "PushedFile", "push"]
+__all__ = ["PushOptions", "PushResult", "PushedFile", "prepare", "push"]
 
 Say = Callable[[str], None]
 
@@ -124,7 +121,7 @@ def push(
     if not root.is_dir():
         raise SourceError(f"there is no folder {model}", "name the model folder that the files are in")
     spec = read_spec(root)
-    selection = _select(root, spec, chosen)
+    selection = select(root, spec, chosen.include, unchecked=chosen.unchecked)
     remote = hub.open_repository(repository, chosen.revision, chosen.token)
     _check_remote(remote, selection, chosen)
     contents = _contents(root, selection, remote, chosen)
@@ -133,7 +130,8 @@ def push(
     ]
     about = card.About(repository, spec.kind, selection.manifest, tuple(shown), chosen.revision)
     title = chosen.commit_message or card.title(about)
-    text = card.pull_request(about) if chosen.create_pr else card.commit_text(about)
+    number = hub.next_number(remote) if chosen.create_pr else 0
+    text = card.pull_request(about, number) if number else card.commit_text(about)
     written = None
     if chosen.card:
         written = card.write(_old_card(root, remote), about)
@@ -157,8 +155,12 @@ def push(
         return replace(result, already_there=all(each.state == "same" for each in files))
     say(f"pushing {sum(each.state != 'same' for each in files)} files to {repository}")
     done = hub.upload(remote, hub.Change(title, text, contents, chosen.create_pr, chosen.private), say)
+    if done.pull_request not in (None, number) and not done.already_there:
+        text = card.pull_request(about, done.pull_request)
+        _correct(remote, done.pull_request, text)
     return replace(
         result,
+        text=text,
         url=done.url,
         commit=done.commit,
         pull_request=done.pull_request,
@@ -166,171 +168,30 @@ def push(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Selection:
-    """What is pushed.
-
-    Attributes:
-        records: Converted files by path, with what is known of them.
-        checked: Those of them that passed a check.
-        own: Files of the model itself that were asked for by name.
-        all_own: All files of the model itself.
-        left_out: Converted files that stay here.
-        manifest: The folder's manifest, or an empty one.
-        inputs: Files of the model that the converted ones were made from, as recorded.
-    """
-
-    records: Mapping[str, FileRecord]
-    checked: frozenset[str]
-    own: tuple[str, ...]
-    all_own: tuple[str, ...]
-    left_out: tuple[str, ...]
-    manifest: Manifest
-    inputs: Mapping[str, hub.Content]
-
-
-def _select(root: Path, spec: ModelSpec, options: PushOptions) -> _Selection:
-    """Choose the files, and see that each may be pushed."""
-    manifest = Manifest.read(root)
-    known = dict(manifest.files) if manifest else {}
-    others = {
-        name: _unrecorded(root, backend, name)
-        for part in parts_of(spec)
-        for backend in (Backend.ONNX, Backend.OPENVINO)
-        for name in engine_files(root, backend, part.front.path)
-        if name not in known
-    }
-    candidates = {**known, **others} if options.unchecked else known
-    all_own = tuple(_models_own(root))
-    records = {name: record for name, record in candidates.items() if _wanted(name, record, options.include)}
-    own = tuple(name for name in all_own if options.include and _matches(name, options.include))
-    _check_patterns(options.include, [*candidates, *others, *all_own])
-    if not records and not own:
-        _nothing(root, others, options)
-    checked = frozenset(
-        name for name, record in records.items() if name in known and record.parity.get("passed") is True
-    )
-    for name, record in records.items():
-        if name not in checked and not options.unchecked:
-            reasons = "; ".join(map(str, record.parity.get("failures") or ["its check is not recorded"]))
-            raise ArtifactError(
-                f"{name} has not passed a check: {reasons}",
-                "convert it again, or push it as it is: --unchecked",
-            )
-        _check_file(root, name, record)
-    left_out = tuple(sorted(name for name in others if name not in records))
-    manifest = manifest or Manifest({"name": None, "revision": None})
-    inputs = _inputs(root, manifest)
-    return _Selection(records, checked, own, all_own, left_out, manifest, inputs)
-
-
-def _wanted(name: str, record: FileRecord, patterns: Sequence[str]) -> bool:
-    return not patterns or any(_matches(each, patterns) for each in (name, *record.parts))
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch(name, pattern) or fnmatch(PurePosixPath(name).name, pattern) for pattern in patterns)
-
-
-def _check_patterns(patterns: Sequence[str], names: Sequence[str]) -> None:
-    for pattern in patterns:
-        if not any(_matches(name, [pattern]) for name in names):
-            raise OptionError(f"no file of the model matches --include {pattern}", suggest(pattern, names))
-
-
-def _nothing(root: Path, others: Mapping[str, FileRecord], options: PushOptions) -> None:
-    """Say why there is nothing to push."""
-    if others:
-        raise ArtifactError(
-            f"{root} has converted files that stopt has not checked: {', '.join(others)}",
-            f"convert with stopt, or push them as they are: --unchecked (see also: stopt check {root})",
+def _correct(remote: hub.Repository, number: int, text: str) -> None:
+    """Replace the text of a pull request that got another number than its snippet has, as somebody else was faster."""
+    try:
+        hub.rewrite(remote, number, text)
+    except PushError as error:
+        warnings.warn(
+            f"the snippet in the text of pull request {number} has another number: {error.message}",
+            StoptWarning,
+            stacklevel=3,
         )
-    raise ArtifactError(f"{root} has no converted files", f"make some: stopt export {root}")
 
 
-def _unrecorded(root: Path, backend: Backend, name: str) -> FileRecord:
-    """What can be said of a file that another tool made."""
-    file = contained(root, name)
-    parts = [name, *(_beside(name, each) for each in _data_files(file))]
-    for part in parts:
-        contained(root, part)
-    known = describe_parts(root, [part for part in parts if (root / part).is_file()])
-    return FileRecord(backend.value, "unknown", known, {}, {}, {})
-
-
-def _data_files(file: Path) -> tuple[str, ...]:
-    """The data files of a graph, as it names them; one that breaks a rule of the preflight is not read on."""
-    if file.suffix == ".xml":
-        vet_openvino(file)
-        return (f"{file.stem}.bin",)
-    return vet_onnx(file).data
-
-
-def _beside(name: str, location: str) -> str:
-    """Path of a data file, which a graph names relative to its own folder."""
-    folder = PurePosixPath(name).parent.as_posix()
-    return location if folder == "." else f"{folder}/{location}"
-
-
-def _check_file(root: Path, name: str, record: FileRecord) -> None:
-    """See that a file is what was recorded, with all of its data, and that none of it is outside the folder."""
-    parts = record.parts
-    for part, known in parts.items():
-        path = contained(root, part)
-        if not path.is_file():
-            raise CorruptModel(f"{part} is missing, which {MANIFEST} records", "convert it again")
-        if (found := sha256(path)) != known["sha256"]:
-            raise CorruptModel(
-                f"{part} is not the file that was checked: its sha256 is {found[:12]}…, {MANIFEST} has "
-                f"{str(known['sha256'])[:12]}…",
-                "convert it again",
-            )
-    for location in _data_files(contained(root, name)):
-        part = _beside(name, location)
-        contained(root, part)
-        if part not in parts:
-            raise CorruptModel(
-                f"{name} has data in {part}, which {MANIFEST} does not record", "convert it again"
-            )
-
-
-def _inputs(root: Path, manifest: Manifest) -> dict[str, hub.Content]:
-    """The recorded files of the model that are here.
+def prepare(repository: str, options: PushOptions) -> None:
+    """See, before long work, that there will be somebody to push to.
 
     Raises:
-        CorruptModel: If one is not what it was when the files were made from it.
+        PushError: If the Hub cannot be reached, does not accept the token, or lacks what a pull request needs.
     """
-    found = {}
-    for name, part in manifest.inputs.items():
-        path = contained(root, name)
-        if not path.is_file() or name == RANGES:
-            continue
-        if sha256(path) != part["sha256"]:
-            raise CorruptModel(
-                f"{name} is not the file that the converted ones were made from",
-                "convert them again: --force",
-            )
-        found[name] = hub.Content(path, str(part["sha256"]), path.stat().st_size)
-    return found
+    _check_repository(hub.open_repository(repository, options.revision, options.token), options)
 
 
-def _models_own(root: Path) -> list[str]:
-    """The files that the model itself consists of, going by their names."""
-    names = (path.relative_to(root).as_posix() for path in sorted(root.rglob("*")) if path.is_file())
-    return [name for name in names if is_models_own(name)]
-
-
-def _check_remote(remote: hub.Repository, selection: _Selection, options: PushOptions) -> None:
+def _check_remote(remote: hub.Repository, selection: Selection, options: PushOptions) -> None:
     """See that the repository is of the same model, and as private as it is meant to be."""
-    if remote.commit is None:
-        if options.create_pr:
-            raise PushError(
-                f"there is no repository {remote.name} to open a pull request in",
-                "leave out --create-pr: it is then made",
-            )
-        return
-    if options.private and not remote.private:
-        raise PushError(f"{remote.name} exists, and is public", "make it private in its settings on the Hub")
+    _check_repository(remote, options)
     if not remote.has_model:
         return
     for name, content in selection.inputs.items():
@@ -342,8 +203,20 @@ def _check_remote(remote: hub.Repository, selection: _Selection, options: PushOp
             )
 
 
+def _check_repository(remote: hub.Repository, options: PushOptions) -> None:
+    if remote.commit is None:
+        if options.create_pr:
+            raise PushError(
+                f"there is no repository {remote.name} to open a pull request in",
+                "leave out --create-pr: it is then made",
+            )
+        return
+    if options.private and not remote.private:
+        raise PushError(f"{remote.name} exists, and is public", "make it private in its settings on the Hub")
+
+
 def _contents(
-    root: Path, selection: _Selection, remote: hub.Repository, options: PushOptions
+    root: Path, selection: Selection, remote: hub.Repository, options: PushOptions
 ) -> dict[str, hub.Content]:
     """What is committed, by path: data before the graphs that refer to it, the manifest last."""
     contents: dict[str, hub.Content] = {}
@@ -361,7 +234,7 @@ def _contents(
     return contents
 
 
-def _manifest_text(selection: _Selection, remote: hub.Repository) -> str:
+def _manifest_text(selection: Selection, remote: hub.Repository) -> str:
     """The manifest for the repository: of the files pushed, and of those that were there and stay."""
     files = {name: selection.records[name] for name in selection.checked}
     old = Manifest.parse(text, f"{MANIFEST} of {remote.name}") if (text := remote.read(MANIFEST)) else None
