@@ -165,7 +165,7 @@ class FakeHub:
         self.parts: dict[tuple[str, int], bytes] = {}
         self.lock = threading.RLock()
         handler = type("Handler", (_Handler,), {"hub": self})
-        self._servers = [ThreadingHTTPServer(("127.0.0.1", 0), handler) for _ in range(2)]
+        self._servers = [_Server(("127.0.0.1", 0), handler) for _ in range(2)]
         for server in self._servers:
             server.daemon_threads = True
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -454,6 +454,11 @@ class FakeHub:
 def _comment(text: str) -> dict[str, Any]:
     data = {"edited": False, "hidden": False, "latest": {"raw": text}}
     return {"id": "BB", "type": "comment", "createdAt": CREATED, "data": data}
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: Any) -> None:
+        """Say nothing of clients that went away."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -326,7 +326,8 @@ def _make(
         parts=parts,
         options={**product.options, **found},
         versions=package_versions(),
-        parity=report.as_dict(),
+        # texts may be private, and the manifest is published
+        parity={key: value for key, value in report.as_dict().items() if key != "worst_text"},
         step=product.step if task is None else {**product.step, "task": task},
     )
     size = sum(int(part["size_bytes"]) for part in parts.values())
