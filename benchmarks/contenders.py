@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,21 @@ def dense(work: Path) -> list[Contender]:
         ],
         *_stopt(ours, theirs, "stopt", "texts"),
     ]
+
+
+def in_pools(work: Path, workers: int) -> list[Contender]:
+    """sentence-transformers' torch and ours, each in one process and in a pool."""
+    found = []
+    for each in dense(work):
+        if each.name != TORCH and not each.name.startswith("stopt "):
+            continue
+        found.append(each)
+        sizes = {f", pool of {workers}": ["cpu"] * workers}
+        if each.name == TORCH:
+            sizes[", its default pool"] = []
+        for suffix, devices in sizes.items():
+            found.append(replace(each, name=each.name + suffix, options={**each.options, "devices": devices}))
+    return found
 
 
 def cross_encoders(work: Path) -> list[Contender]:

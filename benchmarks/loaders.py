@@ -20,11 +20,20 @@ FIRST = {
 }
 
 
-def stopt(folder: str, threads: int | None, init: dict[str, Any], encode: dict[str, Any]) -> Loaded:
+def stopt(
+    folder: str,
+    threads: int | None,
+    init: dict[str, Any],
+    encode: dict[str, Any],
+    devices: list[str] | None = None,
+) -> Loaded:
+    """With ``devices``, in a pool with a worker on each."""
     from stopt import SentenceTransformer
 
     init = {**init, "threads": threads} if threads else init
     model = SentenceTransformer(folder, **init)
+    if devices:
+        encode = {**encode, "pool": model.start_multi_process_pool(devices)}
     session = model.pipeline.session
     about = {"file": str(session.file), "device": session.device, "precision": session.precision}
     return lambda texts: model.encode(list(texts), **encode), about
@@ -44,12 +53,16 @@ def stopt_sparse_encoder(folder: str, threads: int | None, init: dict[str, Any])
     return lambda texts: model.encode(list(texts)), {}
 
 
-def sentence_transformers(folder: str, threads: int | None, init: dict[str, Any]) -> Loaded:
+def sentence_transformers(
+    folder: str, threads: int | None, init: dict[str, Any], devices: list[str] | None = None
+) -> Loaded:
+    """With ``devices``, in a pool with a worker on each; with none of them, in its default pool."""
     _quiet(threads)
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(folder, device="cpu", **_with_threads(init, threads))
-    return lambda texts: model.encode(list(texts), show_progress_bar=False), {}
+    pool = None if devices is None else model.start_multi_process_pool(devices or None)
+    return lambda texts: model.encode(list(texts), show_progress_bar=False, pool=pool), {}
 
 
 def sentence_transformers_cross_encoder(folder: str, threads: int | None, init: dict[str, Any]) -> Loaded:

@@ -86,6 +86,7 @@ def sections(results: Results, pictures: Path) -> Iterator[tuple[str, Table]]:
         ("quality", quality),
         ("scaling-threads", scaling_threads),
         ("scaling-length", scaling_length),
+        ("pool", pool),
         ("rerank", rerank),
         ("sparse", sparse),
     ):
@@ -262,6 +263,38 @@ def _scaling(document: Mapping[str, Any], unit: str, wide: str) -> Table:
     ]
     header = [f"{unit.replace('_per_second', '/s')} by {wide}", *map(str, columns)]
     return [*table(header, rows), "", *footer(document), "", f"![{wide}](results/{document['question']}.png)"]
+
+
+def pool(document: Mapping[str, Any]) -> Table:
+    rows = [
+        [
+            name,
+            f"{row['texts_per_second']:.0f}",
+            _ratio(row.get("ratio_to_one_process")),
+            _ratio(row.get("ratio")),
+            f"{row['few_ms']:.1f}",
+            _number(row.get("overhead_ms"), 1),
+            _number(row.get("memory_mb"), 0),
+        ]
+        for name, row in document["rows"].items()
+    ]
+    settings = document["settings"]
+    header = [
+        "",
+        "texts/s",
+        "vs the same in one process",
+        "vs ST's default pool",
+        f"ms for {settings['few']} short texts",
+        "more than in one process",
+        "MB of all processes",
+    ]
+    return [
+        f"{settings['texts']} texts; pools of {settings['workers']} workers.",
+        "",
+        *table(header, rows),
+        "",
+        *footer(document),
+    ]
 
 
 def rerank(document: Mapping[str, Any]) -> Table:

@@ -63,6 +63,7 @@ WITHIN = {
     "stopt.cli.doctor": {"onnxruntime", "openvino", "torch"},
     "stopt.embeddings.similarity": {"torch"},
     "stopt.parity": {"transformers"},
+    "stopt.runtime.accelerators": {"onnxruntime", "openvino", "torch"},
     "stopt.runtime.arrays": {"torch"},
     "stopt.runtime.encoding": {"torch"},
     "stopt.runtime.trial": {"onnxruntime", "openvino"},

@@ -126,6 +126,16 @@ def test_scaling(smoke, work, what, unit, keys) -> None:
     assert all(each[unit] > 0 for each in row.values())
 
 
+def test_pools_are_held_against_one_process(smoke, work) -> None:
+    rows = smoke("pool", work, "--only", ONNX, f"{ONNX}, pool of 2")["rows"]
+    alone, pooled = rows[ONNX], rows[f"{ONNX}, pool of 2"]
+    ratio = pooled["texts_per_second"] / alone["texts_per_second"]
+    assert pooled["ratio_to_one_process"] == pytest.approx(ratio, rel=1e-4)
+    assert pooled["overhead_ms"] == pytest.approx(pooled["few_ms"] - alone["few_ms"], rel=1e-3, abs=1e-3)
+    assert "overhead_ms" not in alone
+    assert pooled["memory_mb"] > alone["memory_mb"] > 10
+
+
 @pytest.fixture(scope="module")
 def work_of(exported, tmp_path_factory):
     """The same for a model of another kind."""

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import openvino as ov
 import pytest
+import torch
 from installed import run_without
 
 from stopt import (
@@ -319,6 +320,34 @@ def test_onnx_runs_on_the_cpu_and_says_so(exported: Path) -> None:
     assert _load(exported, backend="onnx", provider="CPUExecutionProvider", dtype="float32").device == (
         "CPUExecutionProvider"
     )
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float32", None])
+def test_onnx_takes_any_file_where_no_other_precision_is_wanted(exported: Path, dtype: str | None) -> None:
+    assert _load(exported, backend="onnx", dtype=dtype).pipeline.session.precision == "float32"
+
+
+def test_onnx_says_which_file_has_the_precision(exported: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported, tmp_path / "model")
+    message = r"^an ONNX file has its precision built in; dtype 'float16' cannot change that of "
+    with pytest.raises(OptionError, match=message + "onnx/model.onnx") as caught:
+        _load(folder, backend="onnx", torch_dtype=torch.float16)
+    assert caught.value.hint == f"make a file that has it, for GPUs: stopt optimize {folder} -O4"
+    with pytest.raises(OptionError) as caught:
+        _load(folder, backend="onnx", dtype="bfloat16")
+    assert caught.value.hint == "backend='openvino' and backend='torch' compute in bfloat16"
+    shutil.copyfile(folder / "onnx/model.onnx", folder / "onnx/model_O4.onnx")
+    with pytest.raises(OptionError, match=message + "onnx/model.onnx") as caught:
+        _load(folder, backend="onnx", file_name="onnx/model.onnx", dtype="float16")
+    assert caught.value.hint == "name a file that has it: model_kwargs={'file_name': 'onnx/model_O4.onnx'}"
+    served = _load(folder, backend="onnx", file_name="onnx/model_O4.onnx", dtype="float16")
+    assert served.file.name == "model_O4.onnx"
+
+
+def test_openvino_is_told_its_precision_once(exported: Path) -> None:
+    with pytest.raises(OptionError, match="dtype 'float32' contradicts ov_config, whose INFERENCE") as caught:
+        _load(exported, backend="openvino", dtype="float32", ov_config={"INFERENCE_PRECISION_HINT": "bf16"})
+    assert caught.value.hint == "give one of the two"
 
 
 def test_openvino_precision_is_the_callers(exported: Path, tmp_path: Path) -> None:

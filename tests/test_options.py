@@ -78,15 +78,19 @@ def test_unknown_dtype_is_refused_with_a_suggestion() -> None:
     assert caught.value.hint == "did you mean 'float16'?"
 
 
-@pytest.mark.parametrize("given", [{"dtype": None}, {"torch_dtype": None}, {"dtype": "float32"}])
-def test_onnx_takes_the_dtype_that_its_files_have_anyway(given: dict[str, Any]) -> None:
-    assert parse_model_kwargs(Backend.ONNX, given) == OnnxOptions()
-
-
-def test_onnx_refuses_another_dtype_and_names_a_file_instead() -> None:
-    with pytest.raises(OptionError, match="has its precision built in") as caught:
-        parse_model_kwargs(Backend.ONNX, {"torch_dtype": "float16"})
-    assert "file_name" in caught.value.hint
+@pytest.mark.parametrize("backend", [Backend.ONNX, Backend.OPENVINO, Backend.TORCH])
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, None),
+        ("auto", "auto"),
+        ("float32", "float32"),
+        (torch.float16, "float16"),
+        (torch.bfloat16, "bfloat16"),
+    ],
+)
+def test_every_engine_is_told_the_dtype(backend: Backend, value: Any, expected: str | None) -> None:
+    assert parse_model_kwargs(backend, {"torch_dtype": value}).dtype == expected
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,11 @@ class Child:
         self.about: Mapping[str, Any] = ready["ready"]
         self.memory: Mapping[str, int] = ready["memory"]
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
     def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Ask for something and wait for the answer; errors as when starting."""
         assert self._process.stdin is not None

@@ -8,9 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Machine", "describe_machine", "pool_devices"]
-
-CPU_WORKERS = 4  # as in sentence-transformers; each has its own copy of what its engine makes of the weights
+__all__ = ["Machine", "describe_machine"]
 
 # the flags that decide how fast (and how exactly) quantised models run
 _FEATURES = (
@@ -68,17 +66,6 @@ def describe_machine() -> Machine:
         features=tuple(feature for feature in _FEATURES if feature in flags),
         memory_bytes=_memory(),
     )
-
-
-def pool_devices(device: str, threads: int | None = None) -> list[str]:
-    """The devices of a pool's workers where none are named: as many processes as pay on the device of a model.
-
-    Args:
-        device: The model's, in the engine's words.
-        threads: Threads of the CPU that they share; None is all that this process may use.
-    """
-    threads = threads or describe_machine().threads
-    return ["cpu"] * min(CPU_WORKERS, threads)
 
 
 def _cpu_info() -> Mapping[str, str]:

@@ -36,6 +36,8 @@ __all__ = ["LoadRequest", "open_pipeline"]
 logger = logging.getLogger("stopt")
 
 _ENGINE_PACKAGES = {Backend.ONNX: "onnxruntime", Backend.OPENVINO: "openvino", Backend.TORCH: "torch"}
+# how names of files tell their precision: optimum's and stopt's
+_PRECISION_MARKS = {"float16": ("O4", "fp16", "float16"), "bfloat16": ("bf16", "bfloat16")}
 _PROCESSOR_KEYS = ("model_max_length", "padding_side", "truncation_side")
 
 
@@ -128,6 +130,7 @@ def _open_pipeline(request: LoadRequest) -> Pipeline:
     seal.check_small()
     spec = _with_processor(read_spec(source.folder, request.kind), request.processor_kwargs)
     _check_table(spec, options, request.device)
+    _check_precision(source.folder, str(request.reference), spec, options)
     root = source.folder
     if not isinstance(options, TorchOptions) and _must_convert(root, spec, backend, options):
         from stopt.convert.cache import converted_folder
@@ -247,6 +250,32 @@ def _check_table(spec: ModelSpec, options: EngineOptions, device: str | None) ->
                 f"{' and '.join(found)} in model_kwargs has no use: the model is a table, which numpy reads as float32",
                 "leave it out",
             )
+
+
+def _check_precision(root: Path, name: str, spec: ModelSpec, options: EngineOptions) -> None:
+    """See that an ONNX file has the precision that was asked for, which is built into it."""
+    dtype = options.dtype
+    if not isinstance(options, OnnxOptions) or dtype in (None, "auto", "float32"):
+        return
+    marks = _PRECISION_MARKS.get(dtype, ())
+
+    def has_it(file: str | None) -> bool:
+        return file is not None and any(mark in Path(file).stem for mark in marks)
+
+    if has_it(options.file_name):
+        return
+    found = [file for file in engine_files(root, Backend.ONNX, spec.front.path) if has_it(file)]
+    if found:
+        hint = f"name a file that has it: model_kwargs={{'file_name': {found[0]!r}}}"
+    elif dtype == "float16":
+        hint = f"make a file that has it, for GPUs: stopt optimize {name} -O4"
+    else:
+        hint = f"backend='openvino' and backend='torch' compute in {dtype}"
+    raise OptionError(
+        f"an ONNX file has its precision built in; dtype {dtype!r} cannot change that of "
+        f"{options.file_name or default_file(Backend.ONNX)}",
+        hint,
+    )
 
 
 def _must_convert(root: Path, spec: ModelSpec, backend: Backend, options: EngineOptions) -> bool:

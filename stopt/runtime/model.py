@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from stopt.errors import OptionError, StoptWarning, suggest
-from stopt.runtime.devices import pool_devices
+from stopt.runtime.accelerators import pool_devices
 from stopt.runtime.loading import LoadRequest, check_length, open_pipeline
 from stopt.runtime.pipeline import Pipeline, RunOptions
 from stopt.runtime.spread import PipelineSource, Spread
@@ -137,7 +137,7 @@ class Model:
     def _check_device(self, device: object) -> None:
         """Raise unless ``device`` is where the model is, in the engine's words or by kind (``cpu``)."""
         actual = self.device
-        if device is None or str(device) == actual:
+        if device is None or str(device) in (actual, self._pipeline.device):
             return
         if ":" in str(device) or not actual.lower().startswith(str(device).lower()):
             raise OptionError(
@@ -182,7 +182,7 @@ class Model:
         """
         source = PipelineSource.of(self._pipeline)
         if target_devices is None:
-            target_devices = pool_devices(self.device, source.options.threads)
+            target_devices = pool_devices(self._pipeline.session.backend, self.device, source.options.threads)
         if isinstance(target_devices, str):
             raise OptionError(
                 f"target_devices is {target_devices!r}, expected a list of devices",

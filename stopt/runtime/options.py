@@ -29,6 +29,8 @@ class OnnxOptions:
         file_name: The .onnx file, relative to the model folder or to its ``onnx`` folder; None is the plain one.
         subfolder: Folder in the model folder that file_name is relative to.
         export: True converts afresh, False never converts, None converts if there is no file.
+        dtype: Precision that the file must have, which it cannot be given: ``"float16"`` needs such a file by its
+            name. None, ``"auto"`` and ``"float32"`` take any.
         provider: Execution provider; None is CUDA where it is usable, else CPU.
         provider_options: Passed to it.
         session_options: An ``onnxruntime.SessionOptions``; what it says of threads then holds for every call.
@@ -38,6 +40,7 @@ class OnnxOptions:
     file_name: str | None = None
     subfolder: str = ""
     export: bool | None = None
+    dtype: str | None = None
     provider: str | None = None
     provider_options: Mapping[str, Any] | None = None
     session_options: Any = None
@@ -133,17 +136,12 @@ def parse_model_kwargs(
         values.setdefault("dtype", values.pop("torch_dtype"))
     known = [field.name for field in fields(_CLASSES[backend])]
     for key in values:
-        if key not in known and not (key == "dtype" and backend is Backend.ONNX):
+        if key not in known:
             raise OptionError(
                 f"model_kwargs has {key!r}, which backend {backend.value!r} does not take", _where(key, known)
             )
     if values.get("dtype") is not None:
         values["dtype"] = _dtype(values["dtype"])
-    if backend is Backend.ONNX and values.pop("dtype", None) not in (None, "float32"):
-        raise OptionError(
-            "an ONNX file has its precision built in; dtype cannot change it",
-            "name a file of that precision: model_kwargs={'file_name': 'onnx/model_O4.onnx'}",
-        )
     _check_types(values)
     if isinstance(values.get("ov_config"), str | Path):
         values["ov_config"] = _config_file(Path(values["ov_config"]))

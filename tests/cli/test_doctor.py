@@ -11,7 +11,7 @@ from pathlib import Path
 from stopt import __version__
 
 REPOSITORY = Path(__file__).parents[2]
-EXTRAS = ("onnx", "openvino", "torch", "convert", "demo")
+EXTRAS = ("onnx", "openvino", "torch", "convert", "sparse", "data", "search", "ray", "plot", "demo")
 LEAN = ("stopt", "click", "numpy", "tokenizers", "safetensors", "huggingface_hub", "packaging")
 
 
@@ -37,7 +37,11 @@ def test_people_see_engines_versions_and_extras(run) -> None:
     assert version("onnxruntime") in shown
     assert "CPUExecutionProvider" in shown
     assert "openvino runs on" in shown
-    assert shown.count("  ready\n") == len(EXTRAS)
+    for extra in EXTRAS:
+        assert re.search(
+            rf"^{extra} +(ready|missing .*: pip install 'stopt\[{extra}\]')$", shown, re.MULTILINE
+        )
+    assert re.search(r"^devices +.*cpu \(onnx, openvino, torch\)$", shown, re.MULTILINE)
     assert not result.stderr
 
 
@@ -45,7 +49,9 @@ def test_programs_get_the_same(run, one_document) -> None:
     found = one_document(run("doctor", "--format", "json"))["result"]
     assert found["versions"]["torch"] == version("torch")
     assert "CPUExecutionProvider" in found["engines"]["onnxruntime"]
-    assert found["missing"] == {key: [] for key in EXTRAS}
+    assert list(found["missing"]) == [*EXTRAS]
+    assert not any(found["missing"][extra] for extra in ("onnx", "openvino", "torch", "convert", "demo"))
+    assert {"device": "cpu", "engines": ["onnx", "openvino", "torch"]} in found["devices"]
     assert found["machine"]["threads"] >= 1
     assert found["conflicts"] == []
 
@@ -61,6 +67,7 @@ def test_what_is_missing_comes_with_the_command_that_installs_it(lean_site) -> N
     assert "onnx      missing onnxruntime: pip install 'stopt[onnx]'" in found
     assert "torch     missing torch, transformers: pip install 'stopt[torch]'" in found
     assert "runs on" not in found
+    assert re.search(r"^devices +none: no engine is installed$", found, re.MULTILINE)
     result = json.loads(doctor(site, "--format", "json").stdout)["result"]
     assert result["engines"] == {"onnxruntime": [], "openvino": [], "torch": []}
     assert result["missing"]["openvino"] == ["openvino"]
@@ -75,6 +82,45 @@ def test_an_engine_that_does_not_start_is_told_not_raised(lean_site) -> None:
     found = doctor(site).stdout
     assert "conflict: onnxruntime is installed but does not start: libonnxruntime.so: cannot open" in found
     assert doctor(site, "-q").stdout == "conflicts\n"
+
+
+def pretend(site: Path, package: str, version: str, *requires: str) -> None:
+    """Put the metadata of a package into an installation."""
+    folder = site / f"{package.replace('-', '_')}-{version}.dist-info"
+    folder.mkdir()
+    lines = ["Metadata-Version: 2.1", f"Name: {package}", f"Version: {version}"]
+    lines += [f"Requires-Dist: {each}" for each in requires]
+    (folder / "METADATA").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def test_packages_that_need_other_versions_of_each_other_are_conflicts(lean_site) -> None:
+    site = lean_site(*LEAN)
+    pretend(site, "sentence-transformers", "6.0.0", "transformers>=5,<6", "optimum-onnx>=9; extra == 'onnx'")
+    pretend(site, "optimum-onnx", "0.1.0", "transformers<4.58")
+    pretend(site, "transformers", "4.57.6")
+    found = json.loads(doctor(site, "--format", "json").stdout)["result"]
+    assert found["conflicts"] == [
+        "sentence-transformers 6.0.0: transformers 4.57.6 is installed, it needs <6,>=5"
+    ]
+    assert (
+        "transformers 4.57.6 is older than 5.5, which has security fixes; optimum-onnx, which converts to ONNX, "
+        "needs an older one" in found["advice"]
+    )
+
+
+def test_packages_that_hide_each_other_are_conflicts(lean_site) -> None:
+    site = lean_site(*LEAN)
+    pretend(site, "onnxruntime", "1.32.0")
+    pretend(site, "onnxruntime-gpu", "1.32.0")
+    assert (
+        "conflict: onnxruntime and onnxruntime-gpu are installed over each other: keep one, and install that again"
+        in doctor(site).stdout
+    )
+
+
+def test_what_bounds_threads_is_said(lean_site, monkeypatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert "advice: OMP_NUM_THREADS=3 is set: it bounds torch" in doctor(lean_site(*LEAN)).stdout
 
 
 def test_versions_outside_the_declared_range_are_conflicts(lean_site) -> None:

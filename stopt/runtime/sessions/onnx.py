@@ -17,6 +17,7 @@ import onnxruntime as ort
 from stopt.errors import CorruptModel, OptionError, ResourceLimitError, StoptError, suggest
 from stopt.heads import FINGERPRINT, SERVED, Head
 from stopt.heads.onnx import Onnx, fuse
+from stopt.runtime.accelerators import KINDS, PROVIDERS, onnx_devices
 from stopt.runtime.arrays import Array
 from stopt.runtime.batching import BatchLimits
 from stopt.runtime.devices import describe_machine
@@ -29,7 +30,16 @@ from stopt.spec import SENTENCE, Backend, ModelSpec
 
 __all__ = ["OnnxSession"]
 
-_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_CPU, _CUDA = PROVIDERS["cpu"], PROVIDERS["cuda"]
+# kinds of device that no other provider runs on; TensorRT, ROCm and DirectML call theirs cuda too
+_OF_ONE_PROVIDER = ("cpu", "mps")
+_NUMBERED = {
+    _CUDA,
+    PROVIDERS["npu"],
+    "TensorrtExecutionProvider",
+    "ROCMExecutionProvider",
+    "DmlExecutionProvider",
+}
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 _GPU_BATCH = 16_384
 
@@ -186,30 +196,30 @@ def _choose_provider(options: OnnxOptions, device: str | None) -> tuple[str, dic
     available = ort.get_available_providers()
     settings = dict(options.provider_options or {})
     kind, _, number = (device or "").partition(":")
-    if kind not in ("", "cpu", "cuda"):
+    if kind and kind not in PROVIDERS and (options.provider is None or kind not in KINDS):
         raise OptionError(
             f"device {device!r} has no ONNX Runtime provider of that name",
             f"name it: model_kwargs={{'provider': ...}} with one of {', '.join(available)}",
         )
-    wanted = options.provider or {"cpu": _CPU, "cuda": _CUDA}.get(kind)
+    named = PROVIDERS.get(kind)
+    wanted = options.provider or named
     if wanted is None:
-        return (_CUDA if _CUDA in available and _cuda_works() else _CPU), settings
+        return (_CUDA if "cuda:0" in onnx_devices() else _CPU), settings
     if wanted not in available:
         raise OptionError(
             f"provider {wanted!r} is not in this build of ONNX Runtime", suggest(wanted, available)
         )
-    if kind == "cpu" and wanted != _CPU:
+    if kind in _OF_ONE_PROVIDER and wanted != named:
         raise OptionError(f"device {device!r} contradicts provider {wanted!r}", "give one of the two")
-    if number and wanted == _CUDA:
-        settings.setdefault("device_id", number)
+    if number and wanted in _NUMBERED:
+        if not number.isdecimal():
+            raise OptionError(f"device {device!r} is no device of ONNX Runtime", f"such as '{kind}:0'")
+        if str(settings.setdefault("device_id", number)) != number:
+            raise OptionError(
+                f"device {device!r} contradicts provider_options, whose device_id is {settings['device_id']!r}",
+                "give one of the two",
+            )
     return wanted, settings
-
-
-def _cuda_works() -> bool:
-    """Whether a CUDA device answers; the provider is listed by every GPU build, with or without a GPU."""
-    return (
-        any(ep.ep_name == _CUDA for ep in ort.get_ep_devices()) if hasattr(ort, "get_ep_devices") else False
-    )
 
 
 def _why(file: Path, message: str) -> str:

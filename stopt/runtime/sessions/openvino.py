@@ -29,10 +29,14 @@ from stopt.spec import SENTENCE, Backend, ModelSpec
 
 __all__ = ["OpenVinoSession"]
 
+_PRECISION = "INFERENCE_PRECISION_HINT"
 _HINTS = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 _DTYPES = {"float": "float32", "float16": "float16", "bf16": "bfloat16", "f32": "float32", "f16": "float16"}
 # properties that settle how work is spread; where the caller sets one, it holds for every call
 _SPREADING = {"PERFORMANCE_HINT", "NUM_STREAMS", "PERFORMANCE_HINT_NUM_REQUESTS"}
+
+# Intel's devices under torch's names; any other is OpenVINO's own, or an error
+_OWN_NAMES = {"cpu": "CPU", "gpu": "GPU", "xpu": "GPU", "npu": "NPU"}
 
 # tokens of a batch that one stream runs, and the step of its length: a new shape is planned anew
 BATCH_TOKENS = 1024
@@ -141,7 +145,13 @@ class OpenVinoSession:
         if self.device == "CPU":
             config["INFERENCE_NUM_THREADS"] = self._threads
         if options.dtype != "auto":
-            config["INFERENCE_PRECISION_HINT"] = _HINTS[options.dtype or "float32"]
+            config[_PRECISION] = _HINTS[options.dtype or "float32"]
+        told = (options.ov_config or {}).get(_PRECISION)
+        if options.dtype is not None and told is not None and str(told) != config.get(_PRECISION):
+            raise OptionError(
+                f"dtype {options.dtype!r} contradicts ov_config, whose {_PRECISION} is {told!r}",
+                "give one of the two",
+            )
         return {**config, **(options.ov_config or {})}
 
     def _read(self) -> tuple[ov.Model, str, str, int]:
@@ -173,7 +183,7 @@ class OpenVinoSession:
             ) from error
 
     def _precision(self) -> str:
-        name = str(self._alone.get_property("INFERENCE_PRECISION_HINT").get_type_name())
+        name = str(self._alone.get_property(_PRECISION).get_type_name())
         return _DTYPES.get(name, name)
 
 
@@ -203,21 +213,31 @@ def _core() -> ov.Core:
 
 
 def _choose_device(options: OpenVinoOptions, device: str | None) -> str:
-    asked = options.device or {None: "CPU", "cpu": "CPU", "cuda": "GPU", "xpu": "GPU"}.get(
-        device, str(device)
-    )
-    if device == "cpu" and options.device and not options.device.upper().startswith("CPU"):
+    """The device asked for in OpenVINO's words, if it is here; CPU if none was."""
+    named = None if device is None else _own_name(device)
+    if named and options.device and named.upper() != options.device.upper():
         raise OptionError(
             f"device {device!r} contradicts model_kwargs device {options.device!r}", "give one of the two"
         )
+    asked = options.device or named or "CPU"
     available = _core().available_devices
     kind = asked.upper().partition(".")[0].partition(":")[0]
-    # AUTO, MULTI and HETERO choose among the devices themselves
-    if kind not in {"AUTO", "MULTI", "HETERO"} and not any(
-        name.partition(".")[0] == kind for name in available
-    ):
+    # these choose among the devices themselves
+    if kind in {"AUTO", "MULTI", "HETERO", "BATCH"}:
+        return asked
+    # one of a kind goes by the kind's name, with or without its number
+    names = {each.upper() for each in available}
+    names |= {each.partition(".")[0] for each in names} | {f"{each}.0" for each in names if "." not in each}
+    if asked.upper() not in names:
         raise OptionError(f"OpenVINO has no device {asked!r} here", f"it has {', '.join(available)}")
-    return asked
+    return asked.upper()
+
+
+def _own_name(device: str) -> str:
+    """A device under torch's name, such as ``xpu:1``, in OpenVINO's words; its own names stay as they are."""
+    kind, colon, number = device.partition(":")
+    name = _OWN_NAMES.get(kind)
+    return device if name is None else f"{name}.{number}" if colon else name
 
 
 def _brief(error: Exception) -> str:

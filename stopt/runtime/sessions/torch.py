@@ -18,6 +18,7 @@ import transformers
 from stopt.errors import CorruptModel, ForkError, OptionError, SourceError, UnsupportedModel
 from stopt.folder import contained, read_json_object
 from stopt.preflight import refuse_code, vet_shards
+from stopt.runtime.accelerators import first_torch_device, torch_devices
 from stopt.runtime.arrays import Array
 from stopt.runtime.batching import BatchLimits
 from stopt.runtime.modules import Features
@@ -53,7 +54,7 @@ class TorchSession:
         root: The model folder.
         spec: The model.
         options: dtype and attention.
-        device: torch device; None is CUDA where it is available, else CPU.
+        device: torch device; None is the first there is of cuda, mps, npu, xpu, hpu, cpu.
     """
 
     backend = Backend.TORCH
@@ -204,12 +205,13 @@ def _require_safetensors(folder: Path) -> None:
 
 def _choose_device(device: str | None) -> torch.device:
     if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(first_torch_device())
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise OptionError(f"torch has no device {device!r} here: {error}", "use device='cpu'") from error
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError, AttributeError) as error:
+        here = ", ".join(torch_devices())
+        raise OptionError(f"torch has no device {device!r} here: {error}", f"it has {here}") from error
     return chosen
 
 
