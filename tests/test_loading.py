@@ -344,6 +344,17 @@ def test_onnx_says_which_file_has_the_precision(exported: Path, tmp_path: Path) 
     assert served.file.name == "model_O4.onnx"
 
 
+@pytest.mark.skipif(
+    "FP16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"), reason="the CPU has float16"
+)
+def test_openvino_computes_as_it_was_asked_to_or_not_at_all(exported: Path) -> None:
+    with pytest.raises(
+        OptionError, match=r"OpenVINO computes in \w+ on CPU where float16 is asked for"
+    ) as caught:
+        _load(exported, backend="openvino", dtype="float16")
+    assert caught.value.hint.startswith("use dtype=")
+
+
 def test_openvino_is_told_its_precision_once(exported: Path) -> None:
     with pytest.raises(OptionError, match="dtype 'float32' contradicts ov_config, whose INFERENCE") as caught:
         _load(exported, backend="openvino", dtype="float32", ov_config={"INFERENCE_PRECISION_HINT": "bf16"})

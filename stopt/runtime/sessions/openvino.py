@@ -80,6 +80,11 @@ class OpenVinoSession:
         self._alone = self._compile(model, {"PERFORMANCE_HINT": "LATENCY"})
         self._free = deque[ov.InferRequest]()
         self.precision = self._precision()
+        if options.dtype not in (None, "auto", self.precision):
+            raise OptionError(
+                f"OpenVINO computes in {self.precision} on {self.device} where {options.dtype} is asked for",
+                f"use dtype={self.precision!r}, or 'auto'; or backend='torch'",
+            )
         self.limits = BatchLimits(tokens=tokens_within(BATCH_TOKENS, spec), length_step=LENGTH_STEP)
         self._opening = Lock()
         leave_in_copies(self)
