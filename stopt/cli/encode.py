@@ -30,7 +30,16 @@ _model_options = options.collect(
     "max_active_dims",
 )
 _job_options = options.collect(
-    "job_options", "column", "id_column", "jsonl", "shard_size", "on_error", "workers", "resume", "force"
+    "job_options",
+    "column",
+    "id_column",
+    "jsonl",
+    "shard_size",
+    "on_error",
+    "workers",
+    "ray_address",
+    "resume",
+    "force",
 )
 
 
@@ -70,9 +79,20 @@ _job_options = options.collect(
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
-    default=1,
+    help="Processes that encode, which share the threads; for each device, if --device names several with commas. In Ray, "
+    "actors in all.  [default: 1; in Ray as many as there is room for]",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
     show_default=True,
-    help="Processes that encode, which share the threads; for each device, if --device names several with commas.",
+    help="Who does it: this machine, or a Ray cluster that sees the same files.",
+)
+@click.option(
+    "--ray-address",
+    metavar="ADDRESS",
+    help="Where the cluster is; by default one of this machine is started.",
 )
 @click.option(
     "--dtype",
@@ -135,6 +155,7 @@ def encode(
     texts: tuple[str, ...],
     output: Path | None,
     output_format: str | None,
+    engine: str,
     ranges_file: Path | None,
     ranges_from_call: bool,
     model_options: dict[str, Any],
@@ -160,13 +181,13 @@ def encode(
       stopt encode ./my-reranker pairs.jsonl --column query,document
     """
     from stopt.cli.encoding import chosen_ranges, print_rows, write_corpus
-    from stopt.scale import EncodeJob, Format, ModelOptions, OnError
+    from stopt.scale import EncodeJob, Engine, Format, ModelOptions, OnError
 
     ranges = chosen_ranges(ranges_file, from_call=ranges_from_call)
     format_ = None if output_format is None else Format(output_format)
-    on_error = OnError(job_options.pop("on_error"))
+    job_options |= {"on_error": OnError(job_options["on_error"]), "engine": Engine(engine)}
     chosen = ModelOptions(model, ranges=ranges, **model_options)
-    job = EncodeJob(chosen, texts or ("-",), output, format_, on_error=on_error, **job_options)
+    job = EncodeJob(chosen, texts or ("-",), output, format_, **job_options)
     if output is None:
         print_rows(job, out)
     else:

@@ -14,7 +14,7 @@ from stopt.cli.output import Format, Output, interactive
 from stopt.embeddings.call import OWN, CallRanges
 from stopt.embeddings.ranges import Ranges
 from stopt.errors import OptionError
-from stopt.scale import EncodeJob, OnError, Progress, Report, Results, encode_corpus, stream
+from stopt.scale import EncodeJob, Engine, OnError, Progress, Report, Results, encode_corpus, stream
 from stopt.scale.formats import json_rows, write_json
 from stopt.spec import ModelKind
 
@@ -38,6 +38,7 @@ def print_rows(job: EncodeJob, out: Output) -> None:
     """Encode and print rows as JSONL while they come, or one JSON document of all."""
     options = {
         "--resume": job.resume,
+        "--engine ray": job.engine is Engine.RAY,
         "--output-format": job.format is not None,
         "--on-error reject": job.on_error is OnError.REJECT,
     }

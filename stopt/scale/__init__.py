@@ -4,8 +4,9 @@ A job is cut into shards by the numbers of its rows alone, so that a shard's byt
 was made before an interruption.
 """
 
-from stopt.scale.corpus import Progress, Report, Results, encode_corpus, stream
+from stopt.scale.corpus import Report, Results, encode_corpus, stream
 from stopt.scale.job import EncodeJob, Engine, Format, ModelOptions, OnError
+from stopt.scale.making import Progress
 
 __all__ = [
     "EncodeJob",

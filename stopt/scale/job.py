@@ -62,7 +62,8 @@ class ModelOptions:
         file_name: File in the model folder.
         device: ``cpu``, ``cuda`` …, or several with commas; None leaves it to the engine.
         dtype: Precision of the arithmetic.
-        threads: Threads of the CPU, of all processes together; None is all that this one may use.
+        threads: Threads of the CPU, of all processes together; None is all that this one may use. In Ray of each
+            actor; None is 1.
         batch_size: Texts that are run together, at most.
         max_batch_tokens: Tokens that are run together, at most.
         prompt_name: Name of the prompt to put before each text.
@@ -120,7 +121,10 @@ class EncodeJob:
         shard_size: Rows of a shard.
         chunk_size: Rows that are encoded in one call.
         on_error: What becomes of a row that cannot be encoded.
-        workers: Processes that encode, for each device; 1 of one device is this process.
+        workers: Processes that encode, for each device; 1 of one device is this process. In Ray actors in all; None is as
+            many as there is room for.
+        engine: Who runs it.
+        ray_address: Where the Ray cluster is; None starts one on this machine.
         resume: Whether to go on with what an interrupted job left.
         force: Whether to replace what is there.
     """
@@ -135,14 +139,19 @@ class EncodeJob:
     shard_size: int = SHARD
     chunk_size: int = CHUNK
     on_error: OnError = OnError.STOP
-    workers: int = 1
+    workers: int | None = None
+    engine: Engine = Engine.LOCAL
+    ray_address: str | None = None
     resume: bool = False
     force: bool = False
 
     def __post_init__(self) -> None:
         for name in ("shard_size", "chunk_size", "workers"):
-            if getattr(self, name) < 1:
+            if (getattr(self, name) or 1) < 1 or getattr(self, name) == 0:
                 raise OptionError(f"{name} is {getattr(self, name)!r}", "a positive number")
+
+        if self.ray_address is not None and self.engine is not Engine.RAY:
+            raise OptionError("a Ray address is given, and the engine is not ray", "add --engine ray")
 
     def columns(self, *, pairs: bool) -> Columns:
         """The columns that are read."""

@@ -182,9 +182,13 @@ class JobFolder:
         fields = {field.name: getattr(made, field.name) for field in dataclass_fields(Made)}
         record = Record(**fields, shard=shard, file=name, size_bytes=size, sha256=digest)
         _sync(self.root)
-        write_text(self.root / PROGRESS / f"{shard:06}.json", json.dumps(asdict(record)) + "\n")
+        write_text(self._progress_of(shard), json.dumps(asdict(record)) + "\n")
         self.done[shard] = record
         return record
+
+    def has(self, shard: int) -> bool:
+        """Whether a shard is complete, going by what is on the disk."""
+        return self._progress_of(shard).is_file() and (self.root / self._name(shard)).is_file()
 
     def refresh(self) -> None:
         """Read the records of shards that others have completed."""
@@ -192,6 +196,8 @@ class JobFolder:
 
     def finish(self) -> None:
         """Declare the job complete."""
+        for stale in self.root.glob(".part-*"):  # of an actor that died
+            stale.unlink(missing_ok=True)
         records = [self.done[shard] for shard in sorted(self.done)]
         refused = [each for record in records for each in record.rejected]
         if refused:
@@ -212,6 +218,9 @@ class JobFolder:
     def parts(self) -> list[Path]:
         """The complete shards, in order."""
         return [self.root / self.done[shard].file for shard in sorted(self.done)]
+
+    def _progress_of(self, shard: int) -> Path:
+        return self.root / PROGRESS / f"{shard:06}.json"
 
     def _name(self, shard: int) -> str:
         return f"part-{shard:06}{self._ending}"
@@ -282,7 +291,7 @@ class JobFolder:
             for stale in self.root.glob(f".part-*.{self._mark}"):
                 stale.unlink()
             if not self.done and not self.is_complete:
-                shutil.rmtree(self.root / PROGRESS, ignore_errors=True)
+                self._clear()
                 (self.root / JOB).unlink(missing_ok=True)
                 for folder in self._new:
                     folder.rmdir()

@@ -105,16 +105,13 @@ class InputFile:
         path: The file; :data:`STDIN` is standard input.
         format: How its rows are written.
         size_bytes: Its size; of standard input 0.
+        name: What it is called in messages: as it was given.
     """
 
     path: Path
     format: InputFormat
     size_bytes: int
-
-    @property
-    def name(self) -> str:
-        """What it is called in messages."""
-        return "stdin" if self.path == STDIN else str(self.path)
+    name: str
 
     @property
     def is_compressed(self) -> bool:
@@ -152,7 +149,11 @@ def find_inputs(given: Sequence[str | Path], *, jsonl: bool = False) -> list[Inp
     texts = [str(each) for each in given] or ["-"]
     if "-" in texts and len(texts) > 1:
         raise OptionError("standard input is given beside files", "give one of the two")
-    found = [InputFile(path, _format(path, jsonl), _size(path)) for text in texts for path in _matching(text)]
+    found = [
+        InputFile(path, _format(path, jsonl), _size(path), "stdin" if path == STDIN else str(path))
+        for text in texts
+        for path in _matching(text)
+    ]
     twice = next((each for number, each in enumerate(found) if each in found[:number]), None)
     if twice is not None:
         raise OptionError(f"{twice.path} is given twice", "give every file once")

@@ -13,7 +13,7 @@ from stopt.artifact import require_folder_of
 from stopt.errors import ArtifactError, OptionError
 from stopt.scale.encoder import refuse_options
 from stopt.scale.formats import formats_of, join, require_pyarrow
-from stopt.scale.job import EncodeJob, Format, OnError
+from stopt.scale.job import EncodeJob, Engine, Format, OnError
 from stopt.scale.shards import REJECTED, JobFolder
 from stopt.spec import ModelKind
 
@@ -71,13 +71,13 @@ class Target:
         """Whether it is one file."""
         return self.output != self.folder.root
 
-    def require_cut(self, *, needs_all: bool) -> None:
+    def require_cut(self, *, needs_all: bool, engine: Engine) -> None:
         """Make sure that codes do not depend on all embeddings of the job where they are written in shards.
 
         Raises:
             OptionError: If they do.
         """
-        if needs_all and not self.is_file:
+        if needs_all and (engine is Engine.RAY or not self.is_file):
             raise OptionError(
                 "int8 and uint8 need ranges, which every shard must share",
                 "store them with the model once: stopt calibrate MODEL --texts FILE; or name a file: --ranges FILE",

@@ -283,3 +283,72 @@ def test_messages_survive_a_locale_without_their_letters(served) -> None:
     )
     assert done.returncode == 1
     assert done.stderr.startswith(b"Error: ./\\u4eca\\u65e5 does not exist")
+
+
+# ---- corpora --------------------------------------------------------------------------------------------------------
+
+
+def test_a_corpus_of_several_files_becomes_shards(run, served, model, tmp_path, one_document) -> None:
+    from pyarrow import parquet
+
+    for number in range(3):
+        rows = [{"body": text, "key": f"{number}-{place}"} for place, text in enumerate(TEXTS)]
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"part{number}.jsonl").write_text(lines, encoding="utf-8")
+    given = [tmp_path / "part*.jsonl", "--column", "body", "--id-column", "key", "--shard-size", "4"]
+    result = run("encode", served, *given, "-o", tmp_path / "out", "--format", "json")
+    found = one_document(result)["result"]
+    assert (found["shape"], found["shards"], found["kept_rows"]) == ([15, 32], 4, 0)
+    table = parquet.read_table(tmp_path / "out")
+    assert table["id"].to_pylist() == [f"{number}-{place}" for number in range(3) for place in range(5)]
+    np.testing.assert_allclose(np.stack(table["embedding"].to_numpy()), [*model.encode(TEXTS)] * 3, atol=1e-6)
+    result = run("encode", served, *given, "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "has a complete job in it\nHint: replace it with --force" in result.stderr
+    result = run("encode", served, *given, "-o", tmp_path / "out", "--resume")
+    assert result.exit_code == 0
+    assert result.stdout == f"{tmp_path / 'out'}  15 x 32 float32\n"
+
+
+def test_rows_that_were_rejected_are_told(run, served, tmp_path) -> None:
+    content = '{"text": "one"}\n{"text": "\\ud800"}\n{"text": "three"}\n'
+    args = ["--jsonl", "--on-error", "reject", "-o", tmp_path / "out.jsonl"]
+    result = run("encode", served, *args, input=content)
+    assert result.exit_code == 0
+    rejects = tmp_path / "out.jsonl.rejected.jsonl"
+    assert f"Warning: 1 rows could not be encoded: {rejects}" in result.stderr
+    assert json.loads(rejects.read_text())["line"] == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--resume"], "--resume needs a place to write to\nHint: name one: -o"),
+        (["--on-error", "reject"], "--on-error reject needs a place to write to"),
+        (["--output-format", "npy"], "--output-format needs a place to write to"),
+        (["--engine", "ray"], "--engine ray needs a place to write to"),
+        (["--ray-address", "x:1"], "a Ray address is given, and the engine is not ray"),
+    ],
+)
+def test_options_that_need_a_file(run, served, args, message) -> None:
+    result = run("encode", served, *args, input="one\n")
+    assert result.exit_code == 1
+    assert message in result.stderr
+
+
+def test_rows_are_printed_while_they_come(served) -> None:
+    """More than a chunk of them: the first are there before the input ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stopt", "encode", str(served), "-q"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process.stdin, process.stdout:
+        process.stdin.write("one\n" * 2048)
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline())["text"] == "one"
+    process.kill()
+    process.wait()
