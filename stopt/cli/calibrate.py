@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from stopt.cli import options
+from stopt.cli.kinds import require_dense
 from stopt.cli.output import Output, fields
 
 __all__ = ["calibrate"]
@@ -91,6 +92,7 @@ def calibrate(
     if target.exists() and not force:
         raise ArtifactError(f"{target} exists already", "replace it with --force")
     require_folder_of(target)
+    require_dense(model, "stopt calibrate")
     loaded = SentenceTransformer(
         model, backend=backend, device=device, model_kwargs={"file_name": file_name} if file_name else None
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stopt.cli import options
+from stopt.cli.kinds import require_dense
 from stopt.cli.output import Output, table
 from stopt.cli.parity import columns
 from stopt.spec import ModelKind
@@ -141,6 +142,7 @@ def _check_index(model: str, files: tuple[str, str], texts: Path | None, out: Ou
     from stopt.examples import as_texts
     from stopt.steps import CalibrationOptions
 
+    require_dense(model, "--index-compat")
     queries, documents = (_open(model, name) for name in files)
     out.step("searching with both files")
     given = options.load_texts(texts) or as_texts(read_calibration(CalibrationOptions()).texts, "the samples")

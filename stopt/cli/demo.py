@@ -32,10 +32,10 @@ _ROUNDS = 5
 )
 @click.option(
     "--kind",
-    type=click.Choice(["dense", "sparse", "cross-encoder"]),
+    type=click.Choice(["dense", "sparse", "cross-encoder", "static"]),
     default="dense",
     show_default=True,
-    help="Kind of model to run.",
+    help="Kind of model to run; a static one is a table of token embeddings.",
 )
 @click.option(
     "--model",
@@ -55,6 +55,7 @@ def demo(output: Path, kind: str, model: str | None, out: Output) -> None:
     Example:
       stopt demo
       stopt demo --kind cross-encoder --model ./my-reranker
+      stopt demo --kind static --model ./my-model2vec
     """
     from stopt.convert import require_convert
 
@@ -64,19 +65,25 @@ def demo(output: Path, kind: str, model: str | None, out: Output) -> None:
     from stopt.convert.export import export_products
     from stopt.convert.produce import produce
     from stopt.convert.quantize import quantize_products
-    from stopt.demo import HUB_MODELS, INT8, demo_model
+    from stopt.demo import HUB_MODELS, STATIC, demo_model, int8_options
+    from stopt.errors import OptionError
     from stopt.reading import read_spec
-    from stopt.spec import Backend, ModelKind
-    from stopt.steps import ConversionOptions, ExportOptions, StaticOpenVinoOptions
+    from stopt.spec import Backend, ModelKind, TransformerSpec
+    from stopt.steps import ConversionOptions, ExportOptions
 
-    wanted = ModelKind(kind)
-    named = model or HUB_MODELS.get(wanted)
+    wanted = ModelKind.DENSE if kind == STATIC else ModelKind(kind)
+    named = model or HUB_MODELS.get(kind)
     source = demo_model() if named is None else named
     folder = output / ("all-MiniLM-L6-v2" if named is None else Path(named.partition("@")[0]).resolve().name)
-    read_spec(hub.fetch(source, ()).folder, wanted)  # a model of another kind is refused before any work
+    spec = read_spec(hub.fetch(source, ()).folder, wanted)  # another kind of model is refused before any work
+    if kind == STATIC and isinstance(spec.front, TransformerSpec):
+        raise OptionError(
+            f"{source} is a transformer, not a static embedding model",
+            "leave out --kind, or use --kind dense",
+        )
     products = [
         *export_products(ExportOptions((Backend.ONNX, Backend.OPENVINO))),
-        *quantize_products(INT8 if named is None else StaticOpenVinoOptions()),
+        *quantize_products(int8_options(spec, own=named is None)),
     ]
     manifest = Manifest.read(folder) if folder.is_dir() else None
     if manifest is not None and manifest.is_intact(folder):

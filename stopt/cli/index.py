@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from stopt.cli import options
+from stopt.cli.kinds import require_dense
 from stopt.cli.output import Format, Output, fields, human_size, interactive
+
+if TYPE_CHECKING:
+    from stopt.embeddings.index import SearchIndex
 
 __all__ = ["index"]
 
@@ -96,6 +101,7 @@ def index(
     target = output or Path(file.name).with_suffix(".index")
     require_folder_of(target)
     require_free(target, force=force)
+    require_dense(model, "stopt index")
     read = read_texts(file, column or "text", jsonl=True if column else None)
     texts = {line: text for line, text in enumerate(read, start=1) if text.strip()}
     loaded = SentenceTransformer(
@@ -115,25 +121,33 @@ def index(
     )
     seconds = time.perf_counter() - started
     save_index(made, target, force=force)
+    _show(made, target, seconds, loaded.file, out)
+
+
+def _show(made: SearchIndex, target: Path, seconds: float, model_file: Path, out: Output) -> None:
+    """Print what was built and what to do with it."""
+    chosen = made.options
     size = sum(path.stat().st_size for path in target.iterdir())
     data = {
         "index": target,
         "documents": len(made),
         "dimension": made.dimension,
-        "precision": precision,
+        "precision": chosen.precision,
         "bytes_per_vector": made.bytes_per_vector,
-        "engine": engine,
-        "approximate": approximate,
-        "rescore_by": made.options.rescore_by,
+        "engine": chosen.engine,
+        "approximate": chosen.approximate,
+        "rescore_by": chosen.rescore_by,
         "size_bytes": size,
         "seconds": round(seconds, 3),
-        "model_file": loaded.file,
+        "model_file": model_file,
     }
+    rescored = "not rescored" if chosen.rescore_by == "none" else f"rescored by {chosen.rescore_by}"
+    engine = "numpy" if chosen.engine == "exact" else chosen.engine
     shown = {
         "index": str(target),
         "documents": f"{len(made):,} of {made.dimension} dimensions",
-        "precision": f"{precision}, {made.bytes_per_vector} bytes per document searched, rescored by {made.options.rescore_by}",
-        "engine": f"{engine}, {'approximate' if approximate else 'exact'}",
+        "precision": f"{chosen.precision}, {made.bytes_per_vector} bytes per document searched, {rescored}",
+        "engine": f"{engine}, {'approximate' if chosen.approximate else 'exact'}",
         "on disk": human_size(size),
         "time": f"{seconds:.1f} s",
     }

@@ -106,16 +106,19 @@ def _open(
     """The model that encodes queries: by default the very file that built the index."""
     from stopt.errors import OptionError
     from stopt.runtime.sentence_transformer import SentenceTransformer
+    from stopt.spec import Backend
 
     if space is None:
         raise OptionError(
             "the index does not say what its embeddings are of", "search it with SearchIndex.search"
         )
     own = model is None and backend is None and file_name is None
-    name = (space.file or None) if own else file_name
+    # numpy is no engine to ask for: it reads a static model's table wherever no engine is named
+    own_backend = None if space.backend == Backend.NUMPY else space.backend
+    name = (space.file or None) if own and own_backend else file_name
     return SentenceTransformer(
         model or space.model,
-        backend=space.backend if own else backend,
+        backend=own_backend if own else backend,
         device=device,
         model_kwargs={"file_name": name} if name else None,
     )

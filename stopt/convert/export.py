@@ -12,6 +12,7 @@ from stopt.artifact import default_file
 from stopt.convert.exporters import export_graph
 from stopt.convert.fused import write_fused
 from stopt.convert.produce import Produced, Product, Say, Workshop, derived_name, produce
+from stopt.errors import UnsupportedModel
 from stopt.recipe import describe_step
 from stopt.runtime.sessions.torch import TorchSession
 from stopt.spec import Backend, StaticEmbedding
@@ -45,6 +46,12 @@ def export_products(options: ExportOptions) -> list[Product]:
 
 def _make_fused(workshop: Workshop, file: Path, backend: Backend) -> Mapping[str, Any]:
     spec = workshop.pipeline.spec
+    if isinstance(spec.front, StaticEmbedding):
+        raise UnsupportedModel(
+            "--fused for a static embedding model",
+            [f"{default_file(backend)} has all of its modules inside as it is"],
+            "leave out --fused",
+        )
     write_fused(workshop.pipeline.root, spec, backend, workshop.find(default_file(backend)), file)
     return {}
 

@@ -68,19 +68,22 @@ def optimize_products(options: OptimizeOptions) -> list[Product]:
 
 
 def _make(workshop: Workshop, file: Path, options: OptimizeOptions) -> Mapping[str, Any]:
-    _ = workshop.pipeline.spec.transformer  # a table has no graph to be optimised
     session = workshop.pipeline.session
-    assert isinstance(session, TorchSession)
-    config = session.model.config
+    if not isinstance(session, TorchSession) and options.level is not Level.O1:
+        raise UnsupportedModel(
+            f"{options.level.value} for a static embedding model",
+            ["a table of token embeddings has no layers to fuse"],
+            "-O1 works on every graph; a smaller table: stopt quantize",
+        )
     source = workshop.find(options.source_file)
     require_float32(source, options.source_file)
     workshop.say(f"      {PURPOSE[options.level]}")
     try:
         with silent(), TemporaryDirectory(dir=workshop.staged, prefix=".") as made:
-            if options.level is Level.O1:
-                _basic(source, Path(made) / file.name)
+            if isinstance(session, TorchSession) and options.level is not Level.O1:
+                _fused(source, session.model.config, options.level, Path(made) / file.name)
             else:
-                _fused(source, config, options.level, Path(made) / file.name)
+                _basic(source, Path(made) / file.name)
             move_model(Path(made) / file.name, file)
     except (UnsupportedModel, OSError):
         raise

@@ -49,7 +49,7 @@ from stopt.parts import parts_of, read_model, within
 from stopt.runtime.options import OnnxOptions, OpenVinoOptions, TorchOptions
 from stopt.runtime.pipeline import Pipeline
 from stopt.runtime.trial import admit_graph
-from stopt.spec import Backend, ModelSpec
+from stopt.spec import Backend, ModelSpec, TransformerSpec
 from stopt.staging import commit, held, staging
 from stopt.steps import ConversionOptions
 
@@ -172,7 +172,8 @@ def produce(
     _check_files(target, source.folder, placed, options.force)
     tolerances = [_tolerance(product, part, options) for part, product in placed]
     certificate = Manifest(origin(source), describe_inputs(source.folder), trust=_TRUST)
-    say(f"running {source.name} in torch")
+    table = not any(isinstance(part.front, TransformerSpec) for part in parts)
+    say(f"running {source.name} in {'numpy' if table else 'torch'}")
     measured = {part.front.path: _measure(source, part, options) for part in parts}
     with staging(target) as staged:
         same = target.exists() and target.samefile(source.folder)

@@ -77,7 +77,6 @@ def _own_options(options: QuantizeOptions) -> dict[str, Any]:
 def _make(workshop: Workshop, file: Path, options: QuantizeOptions, source_file: str) -> Mapping[str, Any]:
     from stopt.convert import quantizers
 
-    _ = workshop.pipeline.spec.transformer  # a table has no graph whose products could be quantised
     source = workshop.find(source_file)
     require_float32(source, source_file)
     work: Callable[[], Mapping[str, Any]]

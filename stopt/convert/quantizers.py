@@ -18,7 +18,7 @@ from stopt.convert.produce import Workshop, move_model
 from stopt.convert.sensitive import onnx_head, openvino_head
 from stopt.convert.smoothing import smooth
 from stopt.runtime.sessions import feed
-from stopt.spec import Backend, ModelKind, Task
+from stopt.spec import Backend, ModelKind, Task, TransformerSpec
 from stopt.steps import (
     CalibrationMethod,
     CalibrationOptions,
@@ -47,8 +47,8 @@ class _Head:
     @classmethod
     def find(cls, graph: Any, keep: bool, workshop: Workshop) -> _Head:
         """Find it in an ONNX or OpenVINO graph, and say so."""
-        transformer = workshop.pipeline.spec.transformer
-        if not keep or transformer.task is Task.FEATURES:
+        front = workshop.pipeline.spec.front
+        if not keep or not isinstance(front, TransformerSpec) or front.task is Task.FEATURES:
             return cls()
         nodes, found = (onnx_head if hasattr(graph, "initializer") else openvino_head)(graph)
         if found:

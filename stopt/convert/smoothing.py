@@ -46,6 +46,8 @@ def smooth(
             continue
         if node.op_type == "MatMul" and node.input[1] in weights and len(weights[node.input[1]].dims) == 2:
             readers.setdefault(node.input[0], []).append(node)
+    if not readers:  # a table of token embeddings has no products
+        return graph
     peaks = _channel_peaks(graph, list(readers), feeds)
     for activation, nodes in readers.items():
         tensors = [weights[name] for name in dict.fromkeys(node.input[1] for node in nodes)]

@@ -213,7 +213,8 @@ def fingerprint(file: Path) -> str:
     """Hash a model file with the settings of its folder, or the weights of a folder."""
     root = _root(file)
     engine = sorted(file.glob("*.safetensors")) if file.is_dir() else sorted(_parts(file))
-    settings = [root / name for name in _SETTINGS] + sorted(root.glob("*/config.json"))
+    inner = [path for name in ("config.json", "tokenizer.json") for path in sorted(root.glob(f"*/{name}"))]
+    settings = [root / name for name in _SETTINGS] + inner
     digest = hashlib.sha256()
     for path in (*engine, *(path for path in settings if path.is_file())):
         digest.update(f"{path.relative_to(root).as_posix()} {sha256(path)}\n".encode())

@@ -65,7 +65,7 @@ def choose_kind(
         return found
     raise OptionError(
         f"{reading.root} is {_NAMES[found]}, not {_NAMES[wanted]}" if wanted else "",
-        f"open it with {_CLASSES[found]}, or leave the kind out: it is read from the folder",
+        f"open it with {_CLASSES[found]}, or leave out --kind or --task: the kind is read from the folder",
     )
 
 

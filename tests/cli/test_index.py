@@ -25,8 +25,8 @@ def test_lines_that_are_not_empty_are_indexed(run, served, file, tmp_path) -> No
         line.split(maxsplit=1) for line in result.stdout.splitlines() if not line.startswith("on disk")
     )
     assert shown["documents"] == "3 of 32 dimensions"
-    assert shown["precision"] == "float32, 128 bytes per document searched, rescored by none"
-    assert shown["engine"] == "exact, exact"
+    assert shown["precision"] == "float32, 128 bytes per document searched, not rescored"
+    assert shown["engine"] == "numpy, exact"
     assert f'stopt search {target} "a query"' in result.stderr
     index = load_index(target)
     assert list(index.texts) == [LINES[0], LINES[2], LINES[4]]

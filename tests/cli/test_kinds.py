@@ -310,6 +310,33 @@ def test_what_a_kind_has_no_use_for(run, made, kind, args, text, message) -> Non
     assert "Hint: " in result.stderr
 
 
+@pytest.mark.parametrize("kind", ["splade", "cross-encoder"])
+def test_what_needs_dense_embeddings_says_so(run, made, few, tmp_path, kind) -> None:
+    folder = made(kind)
+    for command, args in (
+        ("stopt index", ["index", few, "--model", folder, "-o", tmp_path / "made.index"]),
+        ("stopt calibrate", ["calibrate", folder, "--texts", few]),
+        ("--index-compat", ["check", folder, "--index-compat", "onnx/model.onnx", "torch"]),
+    ):
+        result = run(*args)
+        assert result.exit_code == 1
+        name = "sparse" if kind == "splade" else kind
+        assert f"{command} works with dense embeddings, and {folder} is a {name} model" in result.stderr
+        assert "Hint: stopt encode gives " in result.stderr
+    assert not (tmp_path / "made.index").exists()
+
+
+def test_a_static_model_builds_and_searches_an_index(run, tiny, tmp_path) -> None:
+    corpus, index = tmp_path / "corpus.txt", tmp_path / "made.index"
+    corpus.write_text("The museum is closed.\nA man is playing the guitar.\n", encoding="utf-8")
+    built = run("index", corpus, "--model", tiny("bert", kind="static"), "-o", index)
+    assert built.exit_code == 0, built.stderr
+    assert "not rescored" in built.stdout
+    found = run("search", index, "A man is playing the guitar.", "--top-k", 1)
+    assert found.exit_code == 0, found.stderr
+    assert found.stdout.splitlines()[1].split(maxsplit=2)[1:] == ["2", "A man is playing the guitar."]
+
+
 # ---- demo -----------------------------------------------------------------------------------------------------------
 
 
@@ -322,6 +349,20 @@ def test_demo_of_ones_own_model(run, tiny, tmp_path, kind, name, one_document) -
     assert found["kind"] == kind
     assert len(found["files"]) == 3
     assert found["strongest" if kind == "sparse" else "ranking"]
+
+
+def test_demo_of_a_static_model(run, tiny, tmp_path, one_document) -> None:
+    source = tiny("bert", kind="static")
+    result = run("demo", "--kind", "static", "--model", source, "-o", tmp_path / "demo", "--format", "json")
+    assert result.exit_code == 0, result.stderr
+    assert "in numpy" in result.stderr
+    found = one_document(result)["result"]
+    assert [each["file"] for each in found["files"]][2] == "openvino/openvino_model_int8.xml"
+    assert found["most_similar"]
+    result = run("demo", "--kind", "static", "--model", tiny("bert"), "-o", tmp_path / "other")
+    assert result.exit_code == 1
+    assert "is a transformer, not a static embedding model" in result.stderr
+    assert "Hint: leave out --kind, or use --kind dense" in result.stderr
 
 
 def test_demo_refuses_a_model_of_another_kind(run, tiny, tmp_path) -> None:
