@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 from fakehub import TOKEN, FakeHub
+from filelock import FileLock  # comes with huggingface_hub
 from tiny import build_tiny
 from tiny_kinds import BUILDERS
 
@@ -30,6 +31,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 Tiny = Callable[..., Path]
+BuildOnce = Callable[[str, str, Callable[[Path], Path]], Path]
 
 
 @pytest.fixture(autouse=True)
@@ -39,22 +41,42 @@ def _private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+def build_once(tmp_path_factory: pytest.TempPathFactory) -> BuildOnce:
+    """``build_once("bert", key, build)``: what ``build(folder)`` returns, built once for all workers of this run."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "built"
+    root.mkdir(exist_ok=True)
+    built: dict[tuple[str, str], Path] = {}
+
+    def once(name: str, key: str, build: Callable[[Path], Path]) -> Path:
+        if (name, key) not in built:
+            place = root / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+            done = place.with_suffix(".done")
+            with FileLock(place.with_suffix(".lock")):
+                if not done.exists():
+                    shutil.rmtree(place, ignore_errors=True)  # of a build that failed
+                    place.mkdir()
+                    done.write_text(build(place).relative_to(root).as_posix())
+            built[name, key] = root / done.read_text()
+        return built[name, key]
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def tiny(build_once: BuildOnce) -> Tiny:
     """Factory of tiny models: ``tiny("bert", pooling="cls")``; arguments are `tiny.build_tiny`'s.
 
     Other kinds are made by `tiny_kinds`: ``tiny("bert", kind="splade", strategy="sum")``.
 
     A folder is built once and shared by all tests; one that changes files takes `tiny_copy`.
     """
-    built: dict[str, Path] = {}
 
     def build(architecture: str = "bert", **options: Any) -> Path:
-        key = repr((architecture, sorted(options.items())))
-        if key not in built:
-            kind = options.pop("kind", None)
-            builder = build_tiny if kind is None else BUILDERS[kind]
-            built[key] = builder(tmp_path_factory.mktemp(architecture), architecture, **options)
-        return built[key]
+        key = repr(sorted(options.items()))
+        kind = options.pop("kind", None)
+        builder = build_tiny if kind is None else BUILDERS[kind]
+        return build_once(architecture, key, lambda folder: builder(folder, architecture, **options))
 
     return build
 
@@ -71,7 +93,7 @@ def tiny_copy(tiny: Tiny, tmp_path: Path) -> Tiny:
 
 
 @pytest.fixture(scope="session")
-def exported(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+def exported(tiny: Tiny, build_once: BuildOnce) -> Tiny:
     """Factory of tiny models with both plain files: ``exported("bert", pooling="cls")``. Not to be changed.
 
     The transformer's graph does not depend on the modules after it, so an architecture is exported once and its files
@@ -81,12 +103,8 @@ def exported(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     from stopt.convert.export import ExportOptions, export
     from stopt.spec import Backend
 
-    made: dict[str, Path] = {}
-
     def export_once(architecture: str, **options: Any) -> Path:
-        key = repr((architecture, sorted(options.items())))
-        if key not in made:
-            folder = tmp_path_factory.mktemp(f"exported-{architecture}")
+        def build(folder: Path) -> Path:
             # their own check is no part of these tests: two texts, or pairs
             texts: list[Any] = ["one text", "and a longer one"]
             if "cross-encoder" in options.get("kind", ""):
@@ -95,23 +113,25 @@ def exported(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
                 tiny(architecture, **options),
                 ExportOptions((Backend.ONNX, Backend.OPENVINO), output=folder, check_texts=texts),
             )
-            made[key] = folder
-        return made[key]
+            return folder
+
+        return build_once(f"exported-{architecture}", repr(sorted(options.items())), build)
 
     def build(architecture: str, **options: Any) -> Path:
         if not options or "kind" in options:  # other kinds have another graph for other options
             return export_once(architecture, **options)
         plain = export_once(architecture)
-        key = repr((architecture, sorted(options.items())))
-        if key not in made:
+
+        def put_together(folder: Path) -> Path:
             source = tiny(architecture, **options)
             weights = "model.safetensors"
             assert (source / weights).read_bytes() == (plain / weights).read_bytes(), "another transformer"
-            folder = shutil.copytree(source, tmp_path_factory.mktemp(architecture) / "model")
+            made = Path(shutil.copytree(source, folder / "model"))
             for backend in (Backend.ONNX, Backend.OPENVINO):
-                shutil.copytree(plain / backend.value, folder / backend.value)
-            made[key] = folder
-        return made[key]
+                shutil.copytree(plain / backend.value, made / backend.value)
+            return made
+
+        return build_once(f"exported-{architecture}", repr(sorted(options.items())), put_together)
 
     return build
 

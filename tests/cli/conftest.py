@@ -38,13 +38,17 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def served(tiny: Callable[..., Path], few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def served(tiny: Callable[..., Path], few: Path, build_once: Callable[..., Path]) -> Path:
     """A tiny model with an ONNX and an OpenVINO file. Not to be changed."""
-    folder = tmp_path_factory.mktemp("served") / "model"
-    args = ["export", tiny("bert", prompts=PROMPTS), "--backend", "onnx", "--backend", "openvino"]
-    result = CliRunner().invoke(cli, [*map(str, args), "-o", str(folder), "--check-texts", str(few)])
-    assert result.exit_code == 0, result.output
-    return folder
+
+    def build(folder: Path) -> Path:
+        args = ["export", tiny("bert", prompts=PROMPTS), "--backend", "onnx", "--backend", "openvino"]
+        args += ["-o", folder / "model", "--check-texts", few]
+        result = CliRunner().invoke(cli, list(map(str, args)))
+        assert result.exit_code == 0, result.output
+        return folder / "model"
+
+    return build_once("served", "", build)
 
 
 @pytest.fixture
