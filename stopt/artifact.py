@@ -27,6 +27,7 @@ __all__ = [
     "default_file",
     "describe_parts",
     "engine_files",
+    "engine_files_among",
     "is_models_own",
     "is_plain",
     "locate",
@@ -67,6 +68,20 @@ def engine_files(root: Path, backend: Backend, part: str = "") -> list[str]:
             if path.is_file() and not path.stem.endswith(("_tokenizer", "_detokenizer")):
                 found.append(path.relative_to(root).as_posix())
     return engine_files(root, backend) if part and not found else found
+
+
+def engine_files_among(names: Iterable[str], backend: Backend, part: str = "") -> list[str]:
+    """Like :func:`engine_files`, for a list of the files of a model folder that is not here."""
+    homes = {folder for base in (part, "") for folder in (base, f"{base}/{backend.value}".lstrip("/"))}
+    found = []
+    for name in sorted(names):
+        folder, _, file = name.rpartition("/")
+        stem = file.removesuffix(_SUFFIXES[backend])
+        tokenizer = stem.endswith(("_tokenizer", "_detokenizer"))
+        if folder in homes and file != stem and not tokenizer:
+            found.append(name)
+    within = [name for name in found if part and name.startswith(f"{part}/")]
+    return within or found
 
 
 def is_plain(file: str) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fakehub import FakeHub
 
-from stopt import OptionError, SentenceTransformer, SourceError, hub
+from stopt import ArtifactError, OptionError, SentenceTransformer, SourceError, SparseEncoder, hub
 from stopt.artifact import default_file
 from stopt.spec import Backend
 
@@ -170,6 +170,18 @@ def test_a_commit_that_is_cached_needs_no_hub(served) -> None:
     assert len(served.asked("^GET /api")) == 1
 
 
+def test_a_file_that_is_not_there_is_told_with_those_that_are(served) -> None:
+    with pytest.raises(
+        ArtifactError, match=r"org/name has no model_O9.onnx; its onnx files: onnx/model"
+    ) as caught:
+        SentenceTransformer(REPO, model_kwargs={"file_name": "model_O9.onnx"})
+    assert caught.value.hint == "did you mean 'onnx/model_O4.onnx'?"
+    with pytest.raises(
+        ArtifactError, match=r"org/name has no my.xml; its openvino files: openvino/openvino_model.xml"
+    ):
+        SentenceTransformer(REPO, model_kwargs={"file_name": "my.xml"})
+
+
 def test_a_file_at_the_root_is_found(fake_hub, exported) -> None:
     files = files_of(exported("bert"))
     files["model.onnx"] = files.pop("onnx/model.onnx")
@@ -177,6 +189,26 @@ def test_a_file_at_the_root_is_found(fake_hub, exported) -> None:
     model = SentenceTransformer(REPO, backend="onnx")
     assert model.encode("one text").shape == (32,)
     assert model.file.name == "model.onnx"
+
+
+def test_a_folder_between_is_looked_into(fake_hub, exported) -> None:
+    files = files_of(exported("bert"))
+    files["variants/onnx/model.onnx"] = files.pop("onnx/model.onnx")
+    fake_hub.model(REPO, files)
+    for options in ({"subfolder": "variants"}, {"file_name": "variants/onnx/model.onnx"}):
+        model = SentenceTransformer(REPO, backend="onnx", model_kwargs=options)
+        assert model.encode("one text").shape == (32,)
+
+
+def test_the_files_of_routes_are_fetched(fake_hub, exported) -> None:
+    folder = exported("bert", kind="inference-free")
+    fake_hub.model(REPO, {**files_of(folder), "onnx/other.onnx": b"x"})
+    assert any(name.endswith("/onnx/model.onnx") for name in files_of(folder)), "no file in a route's folder"
+    there, here = (SparseEncoder(name, backend="onnx") for name in (REPO, folder))
+    for method in ("encode_query", "encode_document"):
+        vectors = [getattr(model, method)(["one text"]).toarray().tolist() for model in (there, here)]
+        assert vectors[0] == vectors[1]
+    assert not fake_hub.asked("other.onnx|openvino")
 
 
 def test_a_part_of_a_model_is_not_taken_for_all_of_it(served, monkeypatch) -> None:

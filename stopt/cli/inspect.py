@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields as members
 from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,8 @@ from stopt.cli.output import Output, fields, human_size, table
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from stopt.artifact import Manifest
+    from stopt.hub import Source
     from stopt.preflight import Survey
     from stopt.spec import ModelSpec
 
@@ -34,18 +36,19 @@ def inspect(model: str, revision: str | None, token: str | None, deep: bool, out
     """Show what MODEL is made of, and whether it is safe to open.
 
     Every file that stopt may come to open is checked without an engine: no weights are loaded and no code is run, so
-    this is safe on any folder. One that breaks a rule ends it with exit code 4.
+    this is safe on any folder. One that breaks a rule ends it with exit code 4. Of a Hub repository only small files are
+    fetched; its converted files are listed all the same.
 
     \b
     Example:
       stopt inspect ./my-model
+      stopt inspect sentence-transformers/all-MiniLM-L6-v2
     """
     from stopt import hub
-    from stopt.artifact import Manifest, engine_files
-    from stopt.parts import parts_of
+    from stopt.artifact import Manifest
     from stopt.preflight import survey
     from stopt.reading import read_spec
-    from stopt.spec import Backend, ModelKind
+    from stopt.spec import ModelKind
 
     source = hub.fetch(model, (), revision=revision, token=token)
     root = source.folder
@@ -67,41 +70,73 @@ def inspect(model: str, revision: str | None, token: str | None, deep: bool, out
         "default prompt": spec.default_prompt_name or "none",
         **_verdict(found, deep),
     }
+    files = _converted(source, spec, manifest)
+    listing = _listing(files, spec) if files else _none(model, source)
+    data = {"source": source.name, "revision": source.revision, "spec": _described(spec), "files": files}
+    data["preflight"] = _preflight(found, root, deep)
+    out.result(f"{fields(described)}\n\n{listing}", data, spec.kind.value)
+
+
+def _converted(source: Source, spec: ModelSpec, manifest: Manifest | None) -> list[dict[str, Any]]:
+    """The converted files of a folder; of a repository also those that were not fetched."""
+    from stopt.artifact import engine_files, engine_files_among
+    from stopt.parts import parts_of
+    from stopt.spec import Backend
+
+    root, listed = source.folder, source.listed
     names = dict.fromkeys(
         name
         for part in parts_of(spec)
         for backend in (Backend.ONNX, Backend.OPENVINO)
-        for name in engine_files(root, backend, part.front.path)
+        for name in (
+            *engine_files_among(listed, backend, part.front.path),
+            *engine_files(root, backend, part.front.path),
+        )
     )
-    rows, files = [], []
+    files = []
     for name in names:
         record = manifest.files.get(name) if manifest else None
-        paths = [root / part for part in record.parts] if record else [root / name]
-        size = sum(path.stat().st_size for path in paths if path.is_file())
-        figure = _figure(record.parity) if record else "not checked by stopt"
-        rows.append([name, human_size(size), figure, _kept(record.options) if record else ""])
+        weights = f"{name.removesuffix('.xml')}.bin"
+        parts = list(record.parts) if record else [name, *([weights] if name.endswith(".xml") else [])]
+        here = (root / name).is_file()
+        sizes = [
+            (root / each).stat().st_size if (root / each).is_file() else listed.get(each, 0) for each in parts
+        ]
         files.append(
             {
                 "file": name,
-                "size_bytes": size,
+                "size_bytes": sum(sizes),
+                "here": here,
                 "parity": dict(record.parity) if record else None,
                 "options": dict(record.options) if record else None,
             }
         )
-    if rows:
-        what = "error of a score" if spec.kind is ModelKind.CROSS_ENCODER else "cosine to torch"
-        kept = any(row[3] for row in rows)
-        listing = table(
-            [row if kept else row[:3] for row in rows],
-            ["file", "size", what, *(["kept in float"] if kept else [])],
-        )
-    elif source.revision is not None:
-        listing = f"no converted files fetched so far; the Hub may have some, else: stopt export {model}"
-    else:
-        listing = f"no converted files; make one: stopt export {model}"
-    data = {"source": source.name, "revision": source.revision, "spec": _described(spec), "files": files}
-    data["preflight"] = _preflight(found, root, deep)
-    out.result(f"{fields(described)}\n\n{listing}", data, spec.kind.value)
+    return files
+
+
+def _listing(files: Sequence[Mapping[str, Any]], spec: ModelSpec) -> str:
+    """The converted files as a table, with the columns that have something in them."""
+    from stopt.spec import ModelKind
+
+    what = "error of a score" if spec.kind is ModelKind.CROSS_ENCODER else "cosine to torch"
+    columns = {
+        "file": [each["file"] for each in files],
+        "size": [human_size(each["size_bytes"]) for each in files],
+        what: [_figure(each["parity"]) if each["parity"] else "not checked by stopt" for each in files],
+        "kept in float": [_kept(each["options"] or {}) for each in files],
+        "fetched": [
+            "" if all(each["here"] for each in files) else "yes" if each["here"] else "no" for each in files
+        ],
+    }
+    shown = {name: cells for name, cells in columns.items() if any(cells)}
+    return table(list(zip(*shown.values(), strict=True)), list(shown))
+
+
+def _none(model: str, source: Source) -> str:
+    """What to say of a model without converted files."""
+    if source.revision is not None and not source.listed:
+        return f"no converted files fetched so far; the Hub may have some, else: stopt export {model}"
+    return f"no converted files; make one: stopt export {model}"
 
 
 def _open_all(found: Survey, out: Output) -> None:

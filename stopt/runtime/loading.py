@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
 from glob import escape
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from stopt import hub
-from stopt.artifact import MANIFEST, default_file, engine_files, is_plain, locate
+from stopt.artifact import MANIFEST, default_file, engine_files, engine_files_among, is_plain, locate
 from stopt.certificate import Seal, identity
 from stopt.errors import ArtifactError, MissingExtra, OptionError, SourceError, StoptError, suggest
 from stopt.folder import contained
@@ -118,9 +119,10 @@ def _open_pipeline(request: LoadRequest) -> Pipeline:
         request = request.pinned_to(source)
         backend = _pick_backend(source.folder, request.kind)
     options = parse_model_kwargs(backend, request.model_kwargs, request.threads)
-    wanted = _wanted(backend, getattr(options, "file_name", None))
+    wanted = _wanted(backend, getattr(options, "file_name", None), options.subfolder)
     source = request.fetch(wanted)
     request = request.pinned_to(source)
+    _check_listed(source, backend, getattr(options, "file_name", None), wanted)
     if data := _data_of(source, wanted):
         wanted += data
         source = request.fetch(wanted)
@@ -155,14 +157,31 @@ def _read_by(seal: Seal, spec: ModelSpec, options: EngineOptions) -> list[str]:
     return [*(part for file in files for part in seal.parts(file)), *seal.weights(without=fronts)]
 
 
-def _wanted(backend: Backend, file_name: str | None) -> list[str]:
-    """Patterns of a backend's large files in a Hub repository."""
+def _wanted(backend: Backend, file_name: str | None, subfolder: str = "") -> list[str]:
+    """Patterns of a backend's large files in a Hub repository: of the model, and of the routes of a Router."""
     if backend is Backend.TORCH:
         return list(hub.WEIGHTS)
     name = file_name or default_file(backend).partition("/")[2]
     stem = name.removesuffix(".xml")
     files = [f"{stem}.xml", f"{stem}.bin"] if backend is Backend.OPENVINO else [name]
-    return [path for file in files for path in (file, f"{backend.value}/{file}")]
+    base = f"{subfolder.strip('/')}/" if subfolder.strip("/") else ""
+    places = [f"{escape(base)}{within}" for within in ("", f"{backend.value}/")]
+    return [f"{route}{place}{escape(file)}" for file in files for place in places for route in ("", "*_*/")]
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def _check_listed(source: hub.Source, backend: Backend, file_name: str | None, wanted: Sequence[str]) -> None:
+    """See that a named file is one of the repository's, of which only the wanted ones are here to be listed."""
+    if file_name is None or not source.listed or any(_matches(name, wanted) for name in source.listed):
+        return
+    present = engine_files_among(source.listed, backend)
+    raise ArtifactError(
+        f"{source.name} has no {file_name}; its {backend.value} files: {', '.join(present) or 'none'}",
+        suggest(file_name, present) if present else f"make one: stopt export {source.name}",
+    )
 
 
 def _data_of(source: hub.Source, wanted: Sequence[str]) -> list[str]:
@@ -170,7 +189,7 @@ def _data_of(source: hub.Source, wanted: Sequence[str]) -> list[str]:
     graphs = [
         name
         for name in source.listed
-        if name.endswith(".onnx") and name in wanted and (source.folder / name).is_file()
+        if name.endswith(".onnx") and _matches(name, wanted) and (source.folder / name).is_file()
     ]
     return [
         escape((PurePosixPath(name).parent / each).as_posix())

@@ -90,3 +90,22 @@ def test_a_model_that_cannot_be_found(run, args, message) -> None:
     assert result.exit_code == 1
     assert message in result.stderr
     assert "Hint: " in result.stderr
+
+
+def test_a_repository_shows_what_it_has_before_that_is_fetched(run, served, fake_hub, one_document) -> None:
+    paths = [path for path in served.rglob("*") if path.is_file()]
+    files = {path.relative_to(served).as_posix(): path.read_bytes() for path in paths}
+    fake_hub.model("org/name", {**files, "onnx/model_O3.onnx": b"x" * 2_000, "openvino/other.xml": b"x"})
+    commit = fake_hub.repos["org/name"].commits[0].oid
+    result = run("inspect", "org/name")
+    assert result.exit_code == 0, result.stderr
+    assert f"org/name at {commit}" in result.stdout
+    lines = {line.split()[0]: line.split() for line in result.stdout.splitlines() if line}
+    assert lines["onnx/model_O3.onnx"][1:] == ["2.0", "kB", "not", "checked", "by", "stopt", "no"]
+    assert lines["onnx/model.onnx"][-2:] == ["1.000000", "no"]
+    document = one_document(run("inspect", "org/name", "--format", "json"))["result"]
+    sizes = {file["file"]: file["size_bytes"] for file in document["files"]}
+    assert sizes["openvino/openvino_model.xml"] == sum(
+        len(files[f"openvino/openvino_model.{ending}"]) for ending in ("xml", "bin")
+    )
+    assert not fake_hub.asked(r"\.(onnx|bin|xml|safetensors)")
