@@ -134,6 +134,32 @@ def do_cross_encoder(folder: str) -> Any:
     return CrossEncoder(folder, backend="onnx").predict([("a", "b")]).tolist()
 
 
+def do_changed(argument: list[str]) -> Any:
+    """Open a folder with one file replaced: folder, file, new content in Latin-1; then put the old one back."""
+    folder, name, content = argument
+    file = Path(folder, name)
+    old = file.read_bytes() if file.is_file() else None
+    file.write_bytes(content.encode("latin-1"))
+    try:
+        return do_onnx(folder)
+    finally:
+        file.unlink() if old is None else file.write_bytes(old)
+
+
+def do_long_word(folder: str) -> Any:
+    """A word of 20 MB, then an ordinary text."""
+    from stopt import SentenceTransformer
+
+    model = SentenceTransformer(folder, backend="onnx")
+    return [model.encode("x" * 20_000_000).tolist(), model.encode("the quick fox").tolist()]
+
+
+def do_table(folder: str) -> Any:
+    from stopt import SentenceTransformer
+
+    return SentenceTransformer(folder).encode("the quick fox").tolist()
+
+
 def peak_memory() -> int:
     """Peak memory of this process in bytes; what the one that started it had does not count, as it would in getrusage."""
     status = Path("/proc/self/status")
@@ -147,7 +173,7 @@ def main() -> None:
     request = json.loads(sys.stdin.read())
     for name in dict.fromkeys(name for name, _ in request["actions"]):
         if request["warm"]:
-            globals()[f"do_{name}"](request["warm"])
+            globals()["do_onnx" if name == "changed" else f"do_{name}"](request["warm"])
     events: list[tuple[str, str]] = []
     watching = False
 
