@@ -45,10 +45,11 @@ def vet_tokenizer(file: Path) -> Verdict:
     if size > MAX_TOKENIZER_BYTES:
         raise CorruptModel(f"{file} has {size:,} bytes, too many for a tokenizer", _AGAIN)
     data = file.read_bytes()
-    if escaped := _ESCAPED_LETTER.search(data):
-        raise CorruptModel(
-            f"{file} has a plain letter as an escape, {escaped[0].decode()}", "save the tokenizer again"
-        )
+    for escaped in _ESCAPED_LETTER.finditer(data):
+        if _is_escape(data, escaped.start()):
+            raise CorruptModel(
+                f"{file} has a plain letter as an escape, {escaped[0].decode()}", "save the tokenizer again"
+            )
     doubts = []
     for pattern in _patterns(file, data):
         if is_common(pattern):

@@ -31,6 +31,7 @@ Text = str | tuple[str, str]
 # A text is cut to this many characters per token that is kept before it is tokenised, and to more only where that
 # gave too few tokens; 32 is far beyond the 4 to 5 characters a token has in practice.
 CHARACTERS_PER_TOKEN = 32
+MOST_CHARACTERS_PER_TOKEN = 1024  # what comes after is cut off, however few tokens there are so far
 _PROBES = ("a", "1", ".", "的", "the")  # texts that have tokens in any vocabulary, one or another
 MAX_SPECIAL_TOKENS = 256  # around a text or two; 3 or 4 are common
 LONG_TEXT = 65_536  # characters over which cutting is worth a thought
@@ -265,7 +266,7 @@ class TextTokenizer:
         """
         limit = self.spec.max_seq_length
         try:
-            if limit is not None and self.spec.truncation_side == "right":
+            if limit is not None:
                 texts = [self._shorten(text, limit) if len(text) > LONG_TEXT else text for text in texts]
             encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         except BaseException as error:
@@ -280,16 +281,32 @@ class TextTokenizer:
         return [encoding.ids for encoding in encodings]
 
     def _shorten(self, text: str, limit: int) -> str:
-        """Cut off what will be cut off as tokens anyway, so that 10 MB cost no more than a page."""
+        """Cut off what will be cut off as tokens anyway, so that 10 MB cost no more than a page.
+
+        Text of which many characters make few tokens, such as one word of 10 MB, is looked at up to a limit.
+        """
+        left = self.spec.truncation_side == "left"
+        most = max(LONG_TEXT, limit * MOST_CHARACTERS_PER_TOKEN)
         size = max(LONG_TEXT // 2, limit * CHARACTERS_PER_TOKEN)
-        while size < len(text):
-            # end at a space if one is near; where none is, twice the tokens needed keep half a word out of the result
-            end = text.rfind(" ", size - 256, size)
-            head = text[: end if end > 0 else size]
-            if len(self._tokenizer.encode(head, add_special_tokens=False).ids) >= 2 * limit:
-                return head
+        while size < min(len(text), most):
+            part = _tail(text, size) if left else _head(text, size)
+            if len(self._tokenizer.encode(part, add_special_tokens=False).ids) >= 2 * limit:
+                return part
             size *= 4
-        return text
+        return text if len(text) <= most else _tail(text, most) if left else _head(text, most)
+
+
+def _head(text: str, size: int) -> str:
+    """The beginning of a text, to a space if one is near; else twice the tokens needed keep half a word out of the result."""
+    end = text.rfind(" ", size - 256, size)
+    return text[: end if end > 0 else size]
+
+
+def _tail(text: str, size: int) -> str:
+    """The end of a text, likewise."""
+    start = len(text) - size
+    space = text.find(" ", start, start + 256)
+    return text[space if space >= 0 else start :]
 
 
 def _is_of_library(error: BaseException) -> bool:

@@ -139,7 +139,13 @@ def do_changed(argument: list[str]) -> Any:
     folder, name, content = argument
     file = Path(folder, name)
     old = file.read_bytes() if file.is_file() else None
-    file.write_bytes(content.encode("latin-1"))
+    if content.startswith("size "):
+        with file.open("wb") as sparse:
+            sparse.truncate(int(content[5:]))
+    elif content.startswith("lists "):
+        file.write_bytes(b"[" + b"[]," * int(content[6:]) + b"0]")
+    else:
+        file.write_bytes(content.encode("latin-1"))
     try:
         return do_onnx(folder)
     finally:
@@ -157,7 +163,7 @@ def do_long_word(folder: str) -> Any:
 def do_table(folder: str) -> Any:
     from stopt import SentenceTransformer
 
-    return SentenceTransformer(folder).encode("the quick fox").tolist()
+    return SentenceTransformer(folder).encode("the quick fox " * 200_000).tolist()
 
 
 def peak_memory() -> int:
