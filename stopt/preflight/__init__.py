@@ -11,9 +11,9 @@ from stopt.preflight.data_names import data_names
 from stopt.preflight.onnx import vet_onnx
 from stopt.preflight.openvino import vet_openvino
 from stopt.preflight.safetensors import vet_safetensors, vet_shards
-from stopt.preflight.survey import Survey, kind_of, survey
 from stopt.preflight.tokenizer import vet_parts, vet_tokenizer
 from stopt.preflight.verdict import Verdict
+from stopt.preflight.whole_folder import Survey, kind_of, survey
 
 __all__ = [
     "Survey",
