@@ -131,11 +131,7 @@ def test_a_file_that_is_not_opened_in_time_is_refused(
 @pytest.mark.parametrize("pattern", ["a*a*a*a*[xy]", r"\s*\s*\s*x", "(?:.*=)", "[a-z]*[a-y]*[a-x]*!!"])
 def test_a_pattern_that_is_slow_but_not_without_end_ends(tmp_path: Path, pattern: str) -> None:
     """By the square or the cube; the tokenizer's own limit on backtracking ends it."""
-    file = _split(tmp_path, pattern)
-    try:
-        admit(vet_tokenizer(file), "tokenizer")
-    except ResourceLimitError as error:
-        assert "was not opened within" in str(error)
+    admit(vet_tokenizer(_split(tmp_path, pattern)), "tokenizer")
 
 
 @pytest.mark.parametrize(
