@@ -141,6 +141,7 @@ def _follow(child: "subprocess.Popen[bytes]", outcome: Outcome, seed: int) -> in
         new = os.read(child.stdout.fileno(), 1 << 16)
         if not new:
             code = child.wait()
+            assert patience == HANG_S, f"the process could not open the unchanged folder: {code}"
             if code != 0:
                 outcome.findings.append((seed, f"the process died: {code}"))
                 return seed + 1
