@@ -55,6 +55,7 @@ _SAME = {
     "Negative": "Neg",
     "NotEqual": "Equal",
     "Power": "Pow",
+    "Result": "Identity",
     "Select": "Where",
     "ShapeOf": "Shape",
     "StridedSlice": "Slice",

@@ -41,11 +41,9 @@ def data_file(model: Path, location: str, *, linked: bool = False) -> os.stat_re
         and not any(ord(letter) < 32 or letter in '\\:*?"<>|' for letter in location)
     )
     if not plain:
-        raise UntrustedModel(
-            f"{model.name} has its data in {location!r:.200}, which leaves its folder", _HINT
-        )
+        raise UntrustedModel(f"{model} has its data in {location!r:.200}, which leaves its folder", _HINT)
     if len(location) > 1_000:
-        raise CorruptModel(f"{model.name} has its data in {location!r:.120}, too long to be a path", _AGAIN)
+        raise CorruptModel(f"{model} has its data in {location!r:.120}, too long to be a path", _AGAIN)
     path = model.parent / location
     real = os.path.realpath(path)
     if not any(real.startswith(home + os.sep) for home in _homes(model)):

@@ -141,8 +141,9 @@ def main() -> None:
     except (
         BaseException
     ) as error:  # engines raise what they like, and the tokenizer's panics are no Exceptions
-        message = " ".join(str(error).split())
-        outcome = "memory" if "alloc" in message or "emory" in message else "error"
+        # OpenVINO says where in its source it was before what it found
+        message = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "")
+        outcome = "memory" if "alloc" in str(error) or "emory" in str(error) else "error"
         answer = {"outcome": outcome, "message": message[:500]}
     os.write(1, json.dumps(answer).encode())
     os._exit(0)  # no thread of an engine is waited for

@@ -10,7 +10,18 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from onnx import helper, numpy_helper
-from victim import TOKENIZER, build, graph_model, save_onnx, write_json
+from victim import (
+    EDGES,
+    TOKENIZER,
+    build,
+    graph_model,
+    ir,
+    layer,
+    layers,
+    save_onnx,
+    save_openvino,
+    write_json,
+)
 
 from stopt import SentenceTransformer
 from stopt.cache import cache_root
@@ -352,3 +363,14 @@ def test_a_graph_that_fails_when_it_runs_is_corrupt(tmp_path: Path) -> None:
     with pytest.raises(CorruptModel, match="failed in ONNX Runtime") as caught:
         SentenceTransformer(folder, backend="onnx").encode("the quick fox")
     assert "stopt export" in caught.value.hint
+
+
+def test_a_graph_that_openvino_cannot_compile_is_corrupt(tmp_path: Path) -> None:
+    folder = build(tmp_path / "model")
+    wide = "<port id='{}' precision='FP32'><dim>9</dim><dim>4</dim></port>"
+    convert = layer(7, "Convert", "<data destination_type='string'/>", wide.format(0), wide.format(1))
+    parts = [*layers(), convert, layer(8, "Result", inputs=wide.format(0))]
+    save_openvino(folder, ir(parts, [*EDGES, "2 0 7 0", "7 1 8 0"]))
+    with pytest.raises(CorruptModel, match=r"cannot be compiled by OpenVINO") as caught:
+        SentenceTransformer(folder, backend="openvino")
+    assert "stopt export --force" in caught.value.hint

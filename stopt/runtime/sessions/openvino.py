@@ -71,6 +71,8 @@ class OpenVinoSession:
             )
         self._threads = options.threads or describe_machine().threads
         self._config = self._properties(options)
+        # what the caller chose is the likelier cause where it does not compile
+        self._asked = bool(options.ov_config or options.dtype or options.device or device)
         self._at_once = batches_within(self._threads, tokens_within(BATCH_TOKENS, spec), spec)
         self._spread = (
             self.device == "CPU" and self._at_once > 1 and not _SPREADING & {*(options.ov_config or {})}
@@ -182,6 +184,11 @@ class OpenVinoSession:
         try:
             return _core().compile_model(model, self.device, config)
         except (RuntimeError, TypeError) as error:
+            if not self._asked:
+                raise CorruptModel(
+                    f"{self.file} cannot be compiled by OpenVINO {ov.__version__}: {_brief(error)}",
+                    "export it again with `stopt export --force`",
+                ) from error
             raise OptionError(
                 f"OpenVINO cannot compile {self.file.name} for {self.device} with {config}: {_brief(error)}",
                 f"devices here: {', '.join(_core().available_devices)}; properties are listed in OpenVINO's documentation",
