@@ -368,9 +368,11 @@ def test_a_graph_that_fails_when_it_runs_is_corrupt(tmp_path: Path) -> None:
 def test_a_graph_that_openvino_cannot_compile_is_corrupt(tmp_path: Path) -> None:
     folder = build(tmp_path / "model")
     wide = "<port id='{}' precision='FP32'><dim>9</dim><dim>4</dim></port>"
-    convert = layer(7, "Convert", "<data destination_type='string'/>", wide.format(0), wide.format(1))
-    parts = [*layers(), convert, layer(8, "Result", inputs=wide.format(0))]
-    save_openvino(folder, ir(parts, [*EDGES, "2 0 7 0", "7 1 8 0"]))
+    there, back = (
+        layer(n, "Convert", f"<data destination_type='{kind}'/>", wide.format(0), wide.format(1))
+        for n, kind in ((7, "string"), (8, "f32"))
+    )
+    save_openvino(folder, ir([*layers(), there, back], ["2 0 7 0", "7 1 8 0", "8 1 4 0", *EDGES[1:]]))
     with pytest.raises(CorruptModel, match=r"cannot be compiled by OpenVINO") as caught:
         SentenceTransformer(folder, backend="openvino")
     assert "stopt export --force" in caught.value.hint
