@@ -127,7 +127,7 @@ def test_ranges_of_the_model_folder_are_used_in_every_shard(job, static, expecte
     int8 = replace(job, model=ModelOptions(str(folder), precision="int8"))
     with pytest.raises(OptionError) as caught:
         encode_corpus(int8)
-    assert caught.value.message == "int8 and uint8 need ranges, which every shard must share"
+    assert caught.value.message == "int8 and uint8 need ranges, which all parts of a corpus must share"
     assert "stopt calibrate MODEL" in caught.value.hint
     assert not job.output.exists()
     Ranges.of(expected).write(folder / RANGES)

@@ -16,6 +16,7 @@ import ray.data
 from corpora import PAIRS, texts_of, tree, write_texts
 
 from stopt import CrossEncoder, SentenceTransformer, SparseEncoder
+from stopt.embeddings.ranges import Ranges
 from stopt.errors import ArtifactError, InputError, MissingExtra, OptionError, SourceError
 from stopt.scale import EncodeJob, Engine, ModelOptions, OnError, encode_corpus
 from stopt.scale.ray import EmbedTexts
@@ -183,7 +184,7 @@ def test_what_a_cluster_cannot_do(cluster, job, change, error, message, hint) ->
 
 def test_inputs_that_differ_between_machines_are_noticed(cluster, job, monkeypatch) -> None:
     """The driver's view of the rows is what is changed here."""
-    from stopt.scale import ray as on_ray
+    from stopt.scale import cluster as on_ray
 
     original = on_ray._wanted
     monkeypatch.setattr(
@@ -202,7 +203,7 @@ def test_an_address_is_for_ray_alone(job) -> None:
 
 
 def test_ray_missing_is_said(job, monkeypatch) -> None:
-    monkeypatch.setattr("stopt.scale.ray.find_spec", lambda _: None)
+    monkeypatch.setattr("stopt.scale.cluster.find_spec", lambda _: None)
     with pytest.raises(MissingExtra) as caught:
         encode_corpus(job)
     assert caught.value.hint == "pip install 'stopt[ray]'"
@@ -239,3 +240,17 @@ def test_batches_of_the_other_kinds(tiny) -> None:
     for place, row in enumerate(wanted):
         assert found["embedding_indices"][place].tolist() == np.flatnonzero(row).tolist()
         np.testing.assert_allclose(found["embedding_values"][place], row[np.flatnonzero(row)], atol=1e-6)
+
+
+def test_a_batch_never_makes_its_own_ranges(static) -> None:
+    options = ModelOptions(str(static), precision="int8")
+    with pytest.raises(OptionError, match="need ranges, which all parts of a corpus must share"):
+        EmbedTexts(options)
+    ranges = Ranges.of(SentenceTransformer(static).encode(texts_of(NUMBER)))
+    assert EmbedTexts(replace(options, ranges=ranges))({"text": ["one"]})["embedding"].dtype == np.int8
+
+
+def test_a_text_of_a_batch_that_cannot_be_encoded_is_named(static) -> None:
+    with pytest.raises(InputError, match="text 1 has a lone surrogate") as caught:
+        EmbedTexts(str(static))({"text": ["one", "\ud800"]})
+    assert caught.value.index == 1

@@ -96,7 +96,7 @@ def _workshop(
         case Engine.LOCAL:
             return local_workshop(job, kind, files, format_, tell)
         case Engine.RAY:
-            from stopt.scale.ray import ray_workshop
+            from stopt.scale.cluster import ray_workshop
 
             return ray_workshop(job, files, format_, tell)
         case _:

@@ -24,7 +24,7 @@ from stopt.runtime.tokenizer import Text
 from stopt.scale.job import ModelOptions, versions
 from stopt.spec import ModelKind
 
-__all__ = ["About", "Block", "Encoded", "Encoder", "kind_of", "refuse_options"]
+__all__ = ["About", "Block", "Encoded", "Encoder", "kind_of", "ranges_missing", "refuse_options"]
 
 # (N, E) floats or codes, (N,) or (N, labels) scores; or N sparse vectors
 Block = npt.NDArray[Any] | SparseRows
@@ -139,14 +139,28 @@ class Encoder:
         }
         if isinstance(self._ranges, Ranges):
             decisive["ranges"] = self._ranges.fingerprint
-        has_ranges = self.kind is ModelKind.DENSE and parse_precision(self._options.precision).has_ranges
         return About(
             kind=self.kind,
             file=str(self._model.file),
             summary=f"{self._model.file} on {self._model.device} in {session.precision}",
             decisive=decisive,
-            needs_all=has_ranges and (self._ranges is None or isinstance(self._ranges, str)),
+            needs_all=self.needs_all,
         )
+
+    @property
+    def needs_all(self) -> bool:
+        """Whether codes depend on all texts of a call, which then cannot be cut into several."""
+        has_ranges = self.kind is ModelKind.DENSE and parse_precision(self._options.precision).has_ranges
+        return has_ranges and (self._ranges is None or isinstance(self._ranges, str))
+
+    def require_cut(self) -> None:
+        """Make sure that a corpus may be encoded in several calls.
+
+        Raises:
+            OptionError: If codes depend on all of its embeddings.
+        """
+        if self.needs_all:
+            raise ranges_missing()
 
     @property
     def _call(self) -> dict[str, Any]:
@@ -228,6 +242,14 @@ def _chosen(rows: SparseRows, places: Sequence[int]) -> SparseRows:
     counts = rows.counts[list(places)] if len(places) else np.empty(0, np.int64)
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
     return SparseRows(starts, rows.columns[mask], rows.values[mask], rows.width)
+
+
+def ranges_missing() -> OptionError:
+    """The error of codes whose ranges would differ between parts of a corpus."""
+    return OptionError(
+        "int8 and uint8 need ranges, which all parts of a corpus must share",
+        "store them with the model once: stopt calibrate MODEL --texts FILE; or name a file: --ranges FILE",
+    )
 
 
 def refuse_options(kind: ModelKind, options: ModelOptions) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from stopt.artifact import require_folder_of
 from stopt.errors import ArtifactError, OptionError
-from stopt.scale.encoder import refuse_options
+from stopt.scale.encoder import ranges_missing, refuse_options
 from stopt.scale.formats import formats_of, join, require_pyarrow
 from stopt.scale.job import EncodeJob, Engine, Format, OnError
 from stopt.scale.shards import REJECTED, JobFolder
@@ -78,10 +78,7 @@ class Target:
             OptionError: If they do.
         """
         if needs_all and (engine is Engine.RAY or not self.is_file):
-            raise OptionError(
-                "int8 and uint8 need ranges, which every shard must share",
-                "store them with the model once: stopt calibrate MODEL --texts FILE; or name a file: --ranges FILE",
-            )
+            raise ranges_missing()
 
     @contextmanager
     def opened(
