@@ -101,7 +101,18 @@ def test_every_option_has_a_help_text(name) -> None:
 def test_an_option_means_the_same_in_every_command() -> None:
     seen: dict[str, tuple[str, str | None]] = {}
     # what a command reads, opens, makes or pushes to differs, and so does what it makes ranges of
-    ours = {"backend", "column", "file-name", "from", "model", "output", "percentile", "revision", "texts"}
+    ours = {
+        "backend",
+        "column",
+        "engine",
+        "file-name",
+        "from",
+        "model",
+        "output",
+        "percentile",
+        "revision",
+        "texts",
+    }
     for name in COMMANDS:
         for parameter in cli.commands[name].params:
             if isinstance(parameter, click.Option) and not ours & {o.lstrip("-") for o in parameter.opts}:
