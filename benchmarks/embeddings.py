@@ -418,7 +418,8 @@ def write_section(document: dict[str, Any], readme: Path) -> None:
         "",
         f"{document['model']}, nDCG@10 and the share of float32's at 384 dimensions that is kept. *Rescored* rows order "
         f"twice (int8) or {MULTIPLIER} times (binary) as many candidates by the float query; *+ int8 on disk* by rows of int8 that only "
-        "candidates are read of. int8 and uint8, binary and ubinary differ in 128 alone and are found equal.",
+        "candidates are read of, which is how `stopt index` keeps binary documents unless it is told otherwise: bits alone, "
+        "rescored or not, lose more. int8 and uint8, binary and ubinary differ in 128 alone and are found equal.",
         "",
         *quality_table(document["quality"]),
         "",
@@ -429,8 +430,9 @@ def write_section(document: dict[str, Any], readme: Path) -> None:
         "",
         *speed_table(document["speed"]),
         "",
-        "Where the library is the limit: numpy multiplies 64 float32 queries as matrices, for which it has no counterpart in int8 "
-        "or bits; usearch gains little from bits, its exhaustive search being bound by something else than the distance.",
+        "Where the library is the limit: numpy has no product of int8, whose codes are turned into floats block by block, so that "
+        "int8 saves memory there rather than time; it multiplies 64 float32 queries as matrices, for which it has no counterpart "
+        "in bits; usearch gains little from bits, its exhaustive search being bound by something else than the distance.",
         "",
         f"{machine['processor']}, {machine['cores']} core(s) ({', '.join(machine['features'])}), {document['date']}, "
         f"load average {document['load'][0][0]:.1f} before and {document['load'][1][0]:.1f} after, numpy {versions['numpy']}, faiss {versions['faiss-cpu']}, usearch {versions['usearch']}; raw figures in "

@@ -18,7 +18,16 @@ import numpy.typing as npt
 from stopt.errors import InputError, OptionError, suggest
 from stopt.runtime.devices import describe_machine
 
-__all__ = ["Precision", "bits_of", "parse_precision", "require_finite", "signs_of", "steps_of", "values_of"]
+__all__ = [
+    "Precision",
+    "bits_of",
+    "extremes_of",
+    "parse_precision",
+    "require_finite",
+    "signs_of",
+    "steps_of",
+    "values_of",
+]
 
 # values worked on at a time: 1 MiB of float32, the level-2 cache of current server cores
 BLOCK = 2**18
@@ -110,6 +119,23 @@ def steps_of(
 
     _in_parts(values.shape, fill)
     return out
+
+
+def extremes_of(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return (2, E), the smallest and the largest value of each dimension of (N, E), N being at least one.
+
+    A dimension that has NaN in it has NaN for both.
+    """
+    found: list[npt.NDArray[Any]] = []
+
+    def look(start: int, stop: int) -> None:
+        for rows in _blocks(start, stop, values.shape[1]):
+            block = values[rows]
+            found.append(np.stack((block.min(axis=0), block.max(axis=0))))
+
+    _in_parts(values.shape, look)
+    together = np.stack(found)
+    return np.stack((together[:, 0].min(axis=0), together[:, 1].max(axis=0)))
 
 
 def require_finite(values: npt.NDArray[Any], first: int = 0) -> None:

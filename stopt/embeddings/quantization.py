@@ -16,6 +16,7 @@ import numpy.typing as npt
 from stopt.embeddings.codes import (
     Precision,
     bits_of,
+    extremes_of,
     parse_precision,
     require_finite,
     signs_of,
@@ -200,7 +201,7 @@ def _range_of(
             StoptWarning,
             stacklevel=3,
         )
-    found = np.stack((np.min(source, axis=0), np.max(source, axis=0)))
+    found = extremes_of(source)
     if not np.isfinite(found).all():
         require_finite(source)
     return found, calibration is None

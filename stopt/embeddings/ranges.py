@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stopt.artifact import write_text
+from stopt.embeddings.codes import extremes_of
 from stopt.errors import CorruptModel, InputError, OptionError
 from stopt.folder import contained, read_json_object
 
@@ -277,7 +278,7 @@ class RangesBuilder:
             )
         if not len(embeddings):
             return
-        found = np.stack((embeddings.min(axis=0), embeddings.max(axis=0))).astype(np.float32)
+        found = extremes_of(embeddings).astype(np.float32)
         if not np.isfinite(found).all():
             row = int(np.argmin(np.isfinite(embeddings).all(axis=1)))
             raise InputError(

@@ -245,7 +245,9 @@ class _Corpus:
     def open(cls, request: _Request, embeddings: Any, index: Any, ranges: Any, calibration: Any) -> _Corpus:
         if (embeddings is None) is (index is None):
             raise OptionError(
-                f"{'neither' if index is None else 'both'} corpus_embeddings and corpus_index given",
+                "neither corpus_embeddings nor corpus_index is given"
+                if index is None
+                else "both corpus_embeddings and corpus_index are given",
                 "give one of the two",
             )
         precision = request.precision
