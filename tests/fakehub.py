@@ -206,6 +206,7 @@ class FakeHub:
         name = r"(?P<name>[^/]+/[^/]+?)"
         return [
             (rf"GET /api/models/{name}(/revision/(?P<revision>.+))?", self._info),
+            (rf"GET /api/models/{name}/tree/(?P<revision>refs/pr/\d+|[^/]+)(?P<inside>/.*)?", self._tree),
             (rf"GET /api/models/{name}/discussions", self._discussions),
             (rf"GET /api/models/{name}/discussions/(?P<number>\d+)", self._discussion),
             (rf"POST /api/models/{name}/discussions/(?P<number>\d+)/comment/bb/edit", self._edit),
@@ -252,6 +253,20 @@ class FakeHub:
         siblings += [{"rfilename": each} for each in repo.names or ()]
         document = {"_id": "1", "id": found["name"], "private": repo.private, "sha": commit.oid}
         return _json({**document, "siblings": siblings, "tags": [], "downloads": 0, "likes": 0})
+
+    def _tree(self, found: re.Match[str], _: Any, headers: Any, __: bytes) -> Answer:
+        repo = self._find(found, headers)
+        commit = None if isinstance(repo, Answer) else repo.at(found["revision"])
+        if commit is None:
+            return _error(404, "Invalid rev id", "RevisionNotFound")
+        if found["inside"]:  # nobody here looks into a folder that is there
+            return _error(404, "no such folder", "EntryNotFound")
+        return _json(
+            [
+                {"type": "file", "path": path, "size": len(content), "oid": blob_id(content)}
+                for path, content in commit.files.items()
+            ]
+        )
 
     @staticmethod
     def is_large(file: str, content: bytes) -> bool:

@@ -2,7 +2,11 @@
 
 import hashlib
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -344,3 +348,47 @@ def test_the_token_goes_to_the_hub_and_not_to_its_storage(home, folder) -> None:
     push(folder, REPO, PushOptions(token=TOKEN))
     stopt.SentenceTransformer(REPO, backend="onnx", token=TOKEN)
     assert home.leaked == []
+
+
+# ---- what people read -----------------------------------------------------------------------------------------------
+
+
+def snippets(text: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def told(home, folder) -> list[str]:
+    """The snippets of pull requests and model cards, for both engines."""
+    for include in ("*.onnx", "*.xml"):
+        push(folder, REPO, PushOptions(include=(include,), create_pr=True))
+        push(folder, REPO, PushOptions(include=(include,)))
+    repo = home.repos[REPO]
+    texts = [
+        *(pull["text"] for pull in repo.pulls),
+        *(each.files["README.md"].decode() for each in repo.commits[1:]),
+    ]
+    found = [code for text in texts for code in snippets(text)]
+    assert len(found) == 4
+    return found
+
+
+def test_the_snippets_run_as_they_are(home, told, tmp_path) -> None:
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": home.url,
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_OFFLINE": "0",
+    }
+    code = "\n".join(told)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("tensor([[") == 4
+
+
+def test_the_snippets_run_with_one_word_changed(told, capsys) -> None:
+    for code in told:
+        exec(compile(code.replace("from sentence_transformers", "from stopt"), "snippet", "exec"), {})
+    assert capsys.readouterr().out.count("[[") == 4
