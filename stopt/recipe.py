@@ -24,7 +24,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 from pathlib import Path
 from types import NoneType, UnionType
@@ -69,6 +69,11 @@ class Recipe:
     model: str
     revision: str | None
     steps: tuple[StepOptions, ...]
+
+    def of(self, model: str) -> Recipe:
+        """Return the same steps for another model: a folder or a Hub id, ``organisation/name[@revision]``."""
+        steps = tuple(replace(step, revision=None) for step in self.steps)
+        return replace(self, model=model, revision=None, steps=steps)
 
 
 def read_recipe(

@@ -23,6 +23,7 @@ __all__ = ["run"]
     type=click.Path(file_okay=False, path_type=Path),
     help="Copy the model to this folder first.",
 )
+@click.option("--model", help="Model folder or Hub id to use instead of the recipe's own.")
 @options.force
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
 @options.hub_token
@@ -31,6 +32,7 @@ __all__ = ["run"]
 def run(
     recipe: Path,
     output: Path | None,
+    model: str | None,
     force: bool,
     dry_run: bool,
     token: str | None,
@@ -44,11 +46,13 @@ def run(
     \b
     Example:
       stopt run recipes/all-MiniLM-L6-v2-openvino-int8.toml -o ./minilm
+      stopt run recipes/splade-v3-onnx-int8.toml --model ./my-splade
     """
     from stopt.convert import require_convert
     from stopt.recipe import read_recipe
 
     found = read_recipe(recipe, output=output, force=force, token=token)
+    found = found if model is None else found.of(model)
     require_convert()
     from stopt.convert.run import plan
     from stopt.convert.run import run as run_recipe

@@ -121,3 +121,18 @@ def test_a_recipe_must_be_named(run) -> None:
     result = run("run")
     assert result.exit_code == 2
     assert "Missing argument 'RECIPE'" in result.stderr
+
+
+def test_a_recipe_is_for_other_models_too(run, tiny, recipe, tmp_path, one_document) -> None:
+    recipe.write_text(
+        recipe.read_text()
+        .replace("[source]", '[source]\nrevision = "v1"')
+        .replace(str(tiny("bert")), "org/gone")
+    )
+    result = run(
+        "run", recipe, "--model", tiny("bert"), "-o", tmp_path / "out", "--dry-run", "--format", "json"
+    )
+    assert one_document(result)["result"]["model"] == str(tiny("bert"))
+    result = run("run", recipe, "--model", tiny("bert"), "-o", tmp_path / "out", "--format", "json")
+    assert result.exit_code == 0, result.stderr
+    assert files_of(tmp_path / "out") >= set(MADE)
