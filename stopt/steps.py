@@ -256,6 +256,8 @@ class StaticOpenVinoOptions(ConversionOptions):
         preset: nncf's preset.
         smooth_quant_alpha: How far outliers are moved from activations into weights, 0 to 1; None is nncf's default, a
             negative value does without.
+        split_outliers: Whether the channels of feed-forward networks that reach furthest are split, which keeps more of
+            the vectors at the same speed.
         ignored_scope: Nodes of the graph that stay in float.
         keep_head: Whether the projection to the vocabulary and a classifier stay in float, where most of the quality is
             lost otherwise; a model of dense vectors has neither.
@@ -266,6 +268,7 @@ class StaticOpenVinoOptions(ConversionOptions):
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
     preset: Preset = Preset.MIXED
     smooth_quant_alpha: float | None = None
+    split_outliers: bool = True
     ignored_scope: tuple[str, ...] = ()
     keep_head: bool = True
     file_suffix: str | None = None

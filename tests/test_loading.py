@@ -1,5 +1,6 @@
 """`SentenceTransformer(...)`: which engine, which file, converted or not, and what every mistake is answered with."""
 
+import gc
 import json
 import logging
 import shutil
@@ -359,6 +360,16 @@ def test_openvino_is_told_its_precision_once(exported: Path) -> None:
     with pytest.raises(OptionError, match="dtype 'float32' contradicts ov_config, whose INFERENCE") as caught:
         _load(exported, backend="openvino", dtype="float32", ov_config={"INFERENCE_PRECISION_HINT": "bf16"})
     assert caught.value.hint == "give one of the two"
+
+
+def test_open_onnx_model_keeps_no_second_copy_of_its_file(exported: Path) -> None:
+    model = SentenceTransformer(exported, backend="onnx")
+    size = (exported / "onnx" / "model.onnx").stat().st_size
+    gc.collect()
+    # bytes are not tracked themselves, what refers to them is
+    kept = [one for each in gc.get_objects() for one in gc.get_referents(each) if isinstance(one, bytes)]
+    assert model.pipeline.session.fused
+    assert not [one for one in kept if len(one) >= size]
 
 
 def test_openvino_precision_is_the_callers(exported: Path, tmp_path: Path) -> None:

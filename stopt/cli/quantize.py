@@ -37,6 +37,7 @@ _PASSED_ON = (
     "percentile",
     "preset",
     "smooth_quant_alpha",
+    "split_outliers",
     "ignored_scope",
     "keep_head",
     "file_suffix",
@@ -121,6 +122,11 @@ def _target_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     "--smooth-quant-alpha",
     type=click.FloatRange(-1, 1),
     help="How far --static moves outliers from activations into weights; negative: not at all.",
+)
+@click.option(
+    "--split-outliers/--no-split-outliers",
+    default=None,
+    help="Split the channels that reach furthest, for --static with OpenVINO.  [default: split them]",
 )
 @click.option(
     "--ignored-scope",

@@ -17,6 +17,7 @@ from stopt.convert.graphs import has_external_data, require_nodes, typed
 from stopt.convert.produce import Workshop, move_model
 from stopt.convert.sensitive import onnx_head, openvino_head
 from stopt.convert.smoothing import smooth
+from stopt.convert.splitting import split_channels
 from stopt.runtime.sessions import feed
 from stopt.spec import Backend, ModelKind, Task, TransformerSpec
 from stopt.steps import (
@@ -201,6 +202,11 @@ def static_openvino(
     head = _Head.find(model, options.keep_head, workshop)
     inputs = [port.get_any_name() for port in model.inputs]
     feeds = [feed(batch, inputs, source) for batch in data.batches(workshop.pipeline)]
+    record: dict[str, Any] = {"calibration": data.describe(), **head.record}
+    kept = [*options.ignored_scope, *head.products]
+    if options.split_outliers:
+        with silent():
+            record["split_channels"] = split_channels(model, feeds, kept)
     advanced = nncf.AdvancedQuantizationParameters()
     if options.smooth_quant_alpha is not None:
         advanced.smooth_quant_alphas = nncf.AdvancedSmoothQuantParameters(matmul=options.smooth_quant_alpha)
@@ -211,11 +217,11 @@ def static_openvino(
             preset=nncf.QuantizationPreset(options.preset.value),
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(feeds),
-            ignored_scope=nncf.IgnoredScope(names=[*options.ignored_scope, *head.products]),
+            ignored_scope=nncf.IgnoredScope(names=kept),
             advanced_parameters=advanced,
         )
         openvino.save_model(quantized, file, compress_to_fp16=False)
-    return {"calibration": data.describe(), **head.record}
+    return record
 
 
 def compress(source: Path, file: Path, options: WeightOptions) -> Mapping[str, Any]:

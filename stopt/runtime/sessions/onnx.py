@@ -44,7 +44,7 @@ _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 _GPU_BATCH = 16_384
 
 # tokens of a batch that one thread runs; fewer leave it idle between operators, more leave the cache
-BATCH_TOKENS = 512
+BATCH_TOKENS = 256
 
 
 class OnnxSession:
@@ -143,6 +143,10 @@ class OnnxSession:
                 f"{self.file} cannot be opened by ONNX Runtime {ort.__version__}: {error}",
                 _why(self.file, str(error)),
             ) from error
+        # kept for a session on other providers in the place of one that failed, which is not wanted: a second copy of
+        # all weights (onnxruntime 1.32)
+        session.disable_fallback()
+        session._model_bytes = None
         active = session.get_providers()
         if provider not in active:
             raise OptionError(
