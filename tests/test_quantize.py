@@ -106,7 +106,8 @@ def opened(folder: Path, file: str) -> SentenceTransformer:
 
 
 def vectors(folder: Path, file: str) -> np.ndarray:
-    return opened(folder, file).encode(TEXTS)
+    # as theirs in one batch, which dynamic int8 depends on
+    return opened(folder, file).encode(TEXTS, max_batch_tokens=2048)
 
 
 def theirs(folder: Path, file: str) -> np.ndarray:

@@ -157,5 +157,5 @@ def _replace(node: Any, change: Any) -> None:
 
     old = node.input_value(1).get_node()
     new = opset.constant(np.ascontiguousarray(change(old.get_data())))
-    new.set_friendly_name(f"{old.get_friendly_name()}_split")
+    new.set_friendly_name(f"{node.get_friendly_name()}/split")
     node.input(1).replace_source_output(new.output(0))

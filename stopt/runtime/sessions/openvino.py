@@ -41,6 +41,9 @@ _OWN_NAMES = {"cpu": "CPU", "gpu": "GPU", "xpu": "GPU", "npu": "NPU"}
 # tokens of a batch that one stream runs, and the step of its length: a new shape is planned anew
 BATCH_TOKENS = 1024
 LENGTH_STEP = 8
+# plans of operators for shapes that were seen: OpenVINO keeps 5,000, which grows by gigabytes over calls of all lengths
+# and is no faster (benchmarks/README.md)
+PLANS = 32
 
 
 class OpenVinoSession:
@@ -151,6 +154,7 @@ class OpenVinoSession:
         config: dict[str, object] = {}
         if self.device == "CPU":
             config["INFERENCE_NUM_THREADS"] = self._threads
+            config["CPU_RUNTIME_CACHE_CAPACITY"] = PLANS
         if options.dtype != "auto":
             config[_PRECISION] = _HINTS[options.dtype or "float32"]
         told = (options.ov_config or {}).get(_PRECISION)
