@@ -31,7 +31,7 @@ from stopt.benchmarking.child import Child
 
 THEIR_POOL = f"{TORCH}, its default pool"
 FEW = 32
-REPEATS = 7  # of the few texts, in a turn
+REPEATS = 3  # of the few texts, in a turn
 USUAL = (TORCH, f"{TORCH},", "stopt onnx", "stopt onnx,", "stopt openvino int8", "stopt openvino int8,")
 
 

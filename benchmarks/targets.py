@@ -157,6 +157,26 @@ def _judged(results: Results) -> Iterator[Target]:
         "SPLADE, 1,000 documents, against ST's best", 2, 3, _faster(results, "sparse", None, _of(THEIRS))
     )
 
+    for engine in ("onnx", "openvino int8"):
+        pooled = f"{OURS}{engine}, pool of 2"
+        yield Target(
+            f"pool of 2, {engine}, over one process",
+            0.95,
+            None,
+            _figure(results, "pool", pooled, "ratio_to_one_process"),
+        )
+        yield Target(
+            f"pool of 2, {engine}, over ST's default pool", 3, None, _figure(results, "pool", pooled, "ratio")
+        )
+        yield Target(
+            f"pool of 2, {engine}, 32 texts, over one process",
+            20,
+            None,
+            _figure(results, "pool", pooled, "overhead_ms"),
+            " ms",
+            smaller=True,
+        )
+
 
 def _only(name: str) -> Callable[[str], bool]:
     return lambda other: other == name

@@ -109,6 +109,12 @@ def test_few_texts_have_the_shapes_that_they_have_without_a_pool(onnx, inputs, o
     assert_same(found, onnx.model.encode(inputs, **options))
 
 
+def test_the_older_method_still_works_and_says_so(onnx) -> None:
+    with pytest.warns(DeprecationWarning, match=r"is now encode\(..., pool=\)"):
+        found = onnx.model.encode_multi_process(TEXTS, onnx.pool, "query", chunk_size=5)
+    assert_same(found, onnx.model.encode(TEXTS, "query"))
+
+
 @pytest.mark.parametrize("method", ["encode_query", "encode_document"])
 def test_prompts_of_queries_and_documents_are_used(onnx, method) -> None:
     call = getattr(onnx.model, method)

@@ -275,7 +275,7 @@ class Pipeline:
     def with_include_prompt(self, include: bool) -> Pipeline:
         """Return the same model pooling over the prompt's tokens, or not."""
         spec = _including_prompt(self.spec, include)
-        return Pipeline.open(self.root, spec, self.options, self.device)
+        return replace(Pipeline.open(self.root, spec, self.options, self.device), home=self.home)
 
 
 def _including_prompt(spec: ModelSpec, include: bool) -> ModelSpec:

@@ -248,6 +248,34 @@ class SentenceTransformer(Model):
             ranges=ranges,
         )
 
+    def encode_multi_process(
+        self,
+        sentences: Any,
+        pool: WorkerPool,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int | None = None,
+        chunk_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        precision: str | None = "float32",
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+    ) -> Any:
+        """Older name of :meth:`encode` with ``pool=``."""
+        warnings.warn("encode_multi_process is now encode(..., pool=)", DeprecationWarning, stacklevel=2)
+        return self.encode(
+            sentences,
+            prompt_name,
+            prompt,
+            batch_size,
+            show_progress_bar,
+            precision=precision,
+            normalize_embeddings=normalize_embeddings,
+            truncate_dim=truncate_dim,
+            pool=pool,
+            chunk_size=chunk_size,
+        )
+
     # -- comparing -----------------------------------------------------------------------------------------
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Array:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing import spawn
 from signal import Signals
-from threading import Thread
+from threading import Thread, current_thread
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
@@ -195,7 +195,9 @@ def _stop(owner: int, board: Board, lanes: Sequence[_Lane]) -> None:
         if lane.worker is not None:
             lane.worker.terminate()
     for lane in lanes:
-        if lane.ident is not None:
+        if (
+            lane.ident is not None and lane is not current_thread()
+        ):  # which may be the one that collects garbage
             lane.join(2 * GRACE_S)
 
 
