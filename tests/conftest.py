@@ -172,3 +172,21 @@ def minilm() -> Path:
     weights = next(Path(str(each.locate())) for each in listed if each.name == "model.safetensors")
     assert hashlib.sha256(weights.read_bytes()).hexdigest() == MINILM_SHA256
     return weights.resolve().parent
+
+
+@pytest.fixture(scope="session")
+def demoed(build_once: BuildOnce) -> Path:
+    """The folder that ``stopt demo`` filled, with what it said beside it: ``stdout`` and ``stderr``. Not to be changed."""
+
+    def build(folder: Path) -> Path:
+        from click.testing import CliRunner
+
+        from stopt.cli.main import cli
+
+        result = CliRunner().invoke(cli, ["demo", "-o", str(folder / "stopt-demo")])
+        assert result.exit_code == 0, result.output
+        (folder / "stdout").write_text(result.stdout, encoding="utf-8")
+        (folder / "stderr").write_text(result.stderr, encoding="utf-8")
+        return folder / "stopt-demo"
+
+    return build_once("demo", "", build)

@@ -13,10 +13,8 @@ from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer as Oracle
 
 from stopt import SentenceTransformer
-from stopt.convert.export import ExportOptions, export
 from stopt.parity import sample_texts
 from stopt.runtime.encoding import EncodeOptions, encode
-from stopt.spec import Backend
 
 STSB = Path(__file__).parents[1] / "data" / "stsb-en-test.tsv.gz"
 # of all-MiniLM-L6-v2 in torch, as published (82.03)
@@ -29,12 +27,10 @@ COSINE_BFLOAT16 = 0.9999
 Floats = npt.NDArray[np.float32]
 
 
-@pytest.fixture(scope="module")
-def exports(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("minilm")
-    texts = ["A text.", "Another text, longer than the first."]
-    export(minilm, ExportOptions((Backend.ONNX, Backend.OPENVINO), output=folder, check_texts=texts))
-    return folder
+@pytest.fixture
+def exports(demoed: Path) -> Path:
+    """The model with both plain files, as `stopt demo` makes them."""
+    return demoed / "all-MiniLM-L6-v2"
 
 
 @cache
