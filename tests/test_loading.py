@@ -15,6 +15,7 @@ import pytest
 import torch
 from installed import run_without
 
+import stopt.runtime.sessions.openvino as openvino_session
 from stopt import (
     ArtifactError,
     CorruptModel,
@@ -391,6 +392,31 @@ def test_openvino_precision_is_the_callers(exported: Path, tmp_path: Path) -> No
 @pytest.mark.skipif(
     "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"), reason="the CPU has no bfloat16"
 )
+@pytest.mark.parametrize("given", [None, 7])
+def test_openvino_keeps_few_plans_unless_told_otherwise(
+    exported: Path, monkeypatch, given: int | None
+) -> None:
+    """It keeps one for every shape, 5,000 operators of them by default: gigabytes, over calls of all lengths."""
+    core, seen = openvino_session._core(), []
+
+    class Core:
+        available_devices = core.available_devices
+
+        def read_model(self, *arguments: Any) -> Any:
+            return core.read_model(*arguments)
+
+        def compile_model(self, model: Any, device: str, config: dict[str, Any]) -> Any:
+            seen.append(config["CPU_RUNTIME_CACHE_CAPACITY"])
+            return core.compile_model(model, device, config)
+
+    monkeypatch.setattr(openvino_session, "_core", Core)
+    config = None if given is None else {"CPU_RUNTIME_CACHE_CAPACITY": given}
+    model = _load(exported, backend="openvino", ov_config=config, threads=2)
+    model.encode(["one text", "and another"], batch_size=1)  # several batches, for which it is compiled again
+    assert seen == [given or openvino_session.PLANS] * 2
+    assert openvino_session.PLANS <= 100
+
+
 def test_openvino_computes_in_bfloat16_when_told(exported: Path) -> None:
     exact = _load(exported, backend="openvino", dtype="float32").encode(TEXTS)
     served = _load(exported, backend="openvino", dtype="bfloat16")
