@@ -15,7 +15,7 @@ from faults.stub_jobs import Chunk, Stub, Triple
 from stopt import ForkError, InputError, OptionError, WorkerError, WorkerPool
 
 TESTS = Path(__file__).parents[1]
-REPORTED_S = 2  # what a failure may take to be told, from when it happened
+HANG_S = 30  # on a loaded machine; failures are told, and workers end, in a fraction of a second
 DEATHS = {
     "os._exit": "ended with exit code 7",
     "kill": "was killed by SIGKILL",
@@ -46,7 +46,7 @@ def results(pool, job, number=6):
 EXPECTED = [[0, 3], [6, 9], [12, 15], [18, 21], [24, 27], [30, 33]]
 
 
-def wait_until(condition, seconds=5.0):
+def wait_until(condition, seconds=HANG_S):
     limit = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < limit, "it did not come to that"
@@ -130,7 +130,7 @@ def test_a_chunk_that_fails_twice_is_named_with_its_error(shared, trouble, bad) 
     begin = time.monotonic()
     with pytest.raises(WorkerError) as caught:
         results(shared, Triple(bad, trouble))
-    assert time.monotonic() - begin < REPORTED_S + 3  # of loaded machines that start a worker
+    assert time.monotonic() - begin < HANG_S
     error = caught.value
     assert {**ERRORS, **DEATHS}[trouble] in error.message
     assert "another worker had failed on it before" in error.message
@@ -226,13 +226,15 @@ def test_a_pool_whose_workers_cannot_be_replaced_is_closed_and_says_so(tmp_path)
     broken = tmp_path / "broken"
     with WorkerPool(Stub("raise unless", once=str(broken)), ["cpu", "cpu"]) as pool:
         broken.touch()
-        with pytest.raises(
-            WorkerError, match=r"the pool is closed: .* while opening the model: ValueError: boom"
-        ):
+        with pytest.raises(WorkerError):  # of the chunk, or of the pool: whichever is noticed first
             results(pool, Triple(None, "kill"))
-        assert pool.closed
-        with pytest.raises(WorkerError, match=r"the pool is closed: .*start another one"):
-            results(pool, Triple())
+        for _ in range(2):
+            with pytest.raises(WorkerError) as caught:
+                results(pool, Triple())
+            assert "the pool is closed: worker" in caught.value.message
+            assert "while opening the model: ValueError: boom at start" in caught.value.message
+            assert caught.value.hint == "start another one"
+            assert pool.closed
 
 
 def test_a_pool_needs_a_device() -> None:
@@ -259,7 +261,7 @@ def test_closing_ends_the_workers_whatever_they_do() -> None:
     time.sleep(0.1)
     pool.close()
     pool.close()
-    thread.join(5)
+    thread.join(HANG_S)
     assert len(failed) == 1
     wait_until(lambda: not any(map(is_alive, pids)))
     assert "closed" in repr(pool)
@@ -296,7 +298,7 @@ def test_workers_end_with_a_parent_that_is_killed(state) -> None:
         time.sleep(0.1)
         parent.kill()
         parent.wait()
-        wait_until(lambda: not any(map(is_alive, pids)), 5)
+        wait_until(lambda: not any(map(is_alive, pids)))
 
 
 @pytest.mark.parametrize("how", ["-c", "stdin"])
@@ -350,7 +352,7 @@ def test_threads_that_share_a_pool_get_their_own_results(shared) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(HANG_S)
     assert found == {number: [3 * (1000 * number + value) for value in range(20)] for number in range(4)}
 
 
