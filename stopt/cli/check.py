@@ -147,13 +147,12 @@ def _check_index(model: str, files: tuple[str, str], texts: Path | None, out: Ou
     out.step("searching with both files")
     given = options.load_texts(texts) or as_texts(read_calibration(CalibrationOptions()).texts, "the samples")
     found = index_compatibility(queries, documents, given)
+    figures = [f"{100 * found.recall:.1f} %", f"{found.mean_cosine:.6f}", f"{found.min_cosine:.6f}"]
     row = [
         found.queries,
         found.documents,
         str(found.texts),
-        f"{100 * found.recall:.1f} %",
-        f"{found.mean_cosine:.6f}",
-        f"{found.min_cosine:.6f}",
+        *(["", "", ""] if found.reason else figures),
         "yes" if found.compatible else "NO",
     ]
     header = ["queries", "index", "texts", "recall@10", "cosine mean", "min", "compatible"]

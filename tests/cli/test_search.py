@@ -136,3 +136,11 @@ def test_compatibility_is_measured_alone(run, served) -> None:
     result = run("check", served, "--index-compat", "torch", "torch", "--min-cosine", "0.9")
     assert result.exit_code == 2
     assert "--index-compat goes with --texts only" in result.stderr
+
+
+def test_other_dimensions_have_no_figures(run, served, tiny, texts) -> None:
+    narrow = tiny("bert", kind="static", dense=8, normalize=True)
+    result = run("check", served, "--index-compat", "onnx/model.onnx", narrow, *texts)
+    assert result.exit_code == 3
+    assert "%" not in result.stdout
+    assert "they have 32 dimensions, the documents 8" in result.stderr
