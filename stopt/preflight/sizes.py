@@ -125,6 +125,37 @@ _NO_LARGER = frozenset(
         "Unsqueeze",
     ]
 )
+# of these, the ones that give its shape as well, whatever else they are given
+_SAME_SHAPE = frozenset(
+    (
+        *(
+            "Abs",
+            "Ceil",
+            "Clip",
+            "CumSum",
+            "DequantizeLinear",
+            "Erf",
+            "Exp",
+            "Floor",
+            "Gelu",
+            "LayerNormalization",
+        ),
+        *(
+            "Log",
+            "Neg",
+            "Not",
+            "QuantizeLinear",
+            "Relu",
+            "Round",
+            "Sigmoid",
+            "Sign",
+            "Softmax",
+            "Sqrt",
+            "Tanh",
+            "Trilu",
+        ),
+    )
+)
 # give at most as many elements as the product of what their inputs have
 _PRODUCTS = frozenset(
     [
@@ -279,18 +310,35 @@ def _result(
             return _range([each.values for each in inputs])
         case "Cast" | "Identity":
             return first
-        case "Reshape" | "Squeeze" | "Unsqueeze":
-            wanted = inputs[1].values if operator == "Reshape" and len(inputs) == 2 else None
-            return Constant(_reshaped(first, wanted), first.elements, first.values)
-        case "Transpose":
-            order = inputs[1].values if len(inputs) == 2 else attributes.get("perm")
-            return Constant(_permuted(first.shape, order), first.elements)
+        case "Reshape" | "Squeeze" | "Transpose" | "Unsqueeze":
+            return _arranged(operator, inputs, attributes)
+        case _ if operator in _SAME_SHAPE:
+            return Constant(first.shape, first.elements)
         case _ if operator in _NO_LARGER:
             return Constant(None, max(first.elements, 16))  # Shape gives as many as there are axes
         case _ if operator in _PRODUCTS:
             return _product(operator, inputs)
         case _:
             return None
+
+
+def _arranged(
+    operator: str, inputs: Sequence[Constant], attributes: Mapping[str, Constant | tuple[int, ...]]
+) -> Constant:
+    """The same elements in another shape, or another order."""
+    first = inputs[0]
+    given = inputs[1].values if len(inputs) == 2 else None
+    match operator:
+        case "Transpose":
+            order = given if len(inputs) == 2 else attributes.get("perm")
+            return Constant(_permuted(first.shape, order), first.elements)
+        case "Unsqueeze":
+            axes = given if len(inputs) == 2 else attributes.get("axes")
+            return Constant(_unsqueezed(first.shape, axes), first.elements, first.values)
+        case "Reshape":
+            return Constant(_reshaped(first, given), first.elements, first.values)
+        case _:
+            return Constant(None, first.elements, first.values)
 
 
 def _joined(inputs: Sequence[Constant]) -> tuple[int, ...] | None:
@@ -311,6 +359,14 @@ def _reshaped(first: Constant, wanted: tuple[int, ...] | None) -> Shape | None:
     return wanted if fits else None
 
 
+def _unsqueezed(shape: Shape | None, axes: object) -> Shape | None:
+    if shape is None or not isinstance(axes, tuple):
+        return None
+    ones = {axis % (len(shape) + len(axes)) for axis in axes}
+    rest = iter(shape)
+    return tuple(1 if axis in ones else next(rest, 1) for axis in range(len(shape) + len(axes)))
+
+
 def _permuted(shape: Shape | None, order: object) -> Shape | None:
     known = shape is not None and isinstance(order, tuple) and sorted(order) == list(range(len(shape)))
     return tuple(shape[axis] for axis in order) if known and shape and isinstance(order, tuple) else None
@@ -325,6 +381,10 @@ def _product(operator: str, inputs: Sequence[Constant]) -> Constant:
     ):
         a, b = (each.values[0] for each in inputs[:2] if each.values)
         return Constant((), 1, ({"Add": a + b, "Mul": a * b, "Sub": a - b}[operator],))
+    if operator == "MatMul" and len(inputs) == 2 and len(inputs[1].shape or ()) == 2:
+        first, (inner, outer) = inputs[0], inputs[1].shape or (1, 1)
+        shape = None if not first.shape else (*first.shape[:-1], outer)
+        return Constant(shape, max(1, first.elements // max(1, inner)) * outer)
     shapes = [each.shape for each in inputs]
     if (
         operator not in ("MatMul", "MatMulInteger", "QLinearMatMul", "Gemm", "Gather", "GatherND")

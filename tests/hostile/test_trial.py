@@ -184,7 +184,11 @@ def test_what_an_engine_refuses_is_corrupt(tmp_path: Path, kind: str) -> None:
         ("Add", ["column", "row"], 10_000),
         ("Mul", ["wide", "one"], 100),
         ("MatMul", ["column", "row"], 10_000),
+        ("MatMul", ["wide", "wide"], 100),
+        ("MatMul", ["unknown", "wide"], 100),
         ("Transpose", ["wide"], 100),
+        ("Unsqueeze", ["wide", "zero"], 100),
+        ("Tanh", ["wide"], 100),
         ("ConstantOfShape", ["shape"], 600),
         ("Tile", ["wide", "shape"], 60_000),
         ("Range", ["zero", "many", "one"], 1_001),
@@ -199,6 +203,7 @@ def test_computed_constants_have_a_bound(operator: str, inputs: list[str], eleme
         "row": Constant((1, 100), 100),
         "shape": Constant((2,), 2, (20, 30)),
         "zero": Constant((), 1, (0,)),
+        "unknown": Constant(None, 100),
         "one": Constant((), 1, (1,)),
         "many": Constant((), 1, (1000,)),
     }
@@ -213,6 +218,23 @@ def test_where_there_is_no_bound_there_is_a_doubt(operator: str) -> None:
     sizes.constants = {"x": Constant((2,), 2)}
     sizes.node("", operator, ["x"], ["made"], {})
     assert sizes.doubted(0) == (f"how large its constants get depends on a node {operator}",)
+
+
+def test_shapes_are_followed_as_far_as_weights_need_it() -> None:
+    """The relative positions of DeBERTa: a table that is normalised and multiplied with weights when it is opened."""
+    sizes = Sizes("m.onnx")
+    table, weights, bias = (
+        Constant((512, 768), 512 * 768),
+        Constant((768, 768), 768**2),
+        Constant((768,), 768),
+    )
+    sizes.constants = {"table": table, "w": weights, "b": bias, "axes": Constant((1,), 1, (0,))}
+    steps = ("LayerNormalization table b", "Unsqueeze 0 axes", "MatMul 1 w", "Add b 2")
+    for number, step in enumerate(steps):
+        operator, *inputs = step.split()
+        sizes.node("", operator, inputs, [str(number)], {})
+    assert sizes.constants["3"] == Constant((1, 512, 768), 512 * 768)
+    assert sizes.doubted(0) == ()
 
 
 def test_doubling_is_a_doubt_long_before_it_is_a_terabyte() -> None:
