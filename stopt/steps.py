@@ -128,12 +128,19 @@ class ExportOptions(ConversionOptions):
     Attributes:
         backends: Engines to export for.
         fused: Write a second file with the model's modules in the graph, for runtimes that have no pooling.
+        with_tokenizer: Write OpenVINO's a second time with the tokenizer before it, for runtimes that have none.
     """
 
     backends: tuple[Backend, ...] = (Backend.ONNX,)
     fused: bool = False
+    with_tokenizer: bool = False
 
     def __post_init__(self) -> None:
+        if self.with_tokenizer and not (self.fused and Backend.OPENVINO in self.backends):
+            raise OptionError(
+                "a tokenizer is put before OpenVINO's graph with the modules in it",
+                "ask for that too: --fused --backend openvino",
+            )
         if not self.backends or not {Backend.ONNX, Backend.OPENVINO}.issuperset(self.backends):
             raise OptionError("a model is exported to onnx, openvino or both", "torch needs no export")
 

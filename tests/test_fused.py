@@ -1,6 +1,8 @@
 """``export --fused``: files that need no pooling code, opened by bare engines, by sentence-transformers and by stopt."""
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,13 @@ from sentence_transformers import CrossEncoder as ReferenceReranker
 from sentence_transformers import SentenceTransformer as Reference
 
 from stopt import SentenceTransformer
+from stopt.artifact import engine_files
 from stopt.convert.export import export
-from stopt.errors import ConversionError
+from stopt.convert.with_tokenizer import write_with_tokenizer
+from stopt.errors import ConversionError, OptionError
 from stopt.reading import read_spec
+from stopt.runtime.options import OpenVinoOptions
+from stopt.runtime.pipeline import Pipeline
 from stopt.runtime.tokenizer import TextTokenizer
 from stopt.spec import Backend
 from stopt.steps import ExportOptions
@@ -124,3 +130,58 @@ def test_a_reranker_gives_its_scores(tiny, tmp_path) -> None:
     feeds = {node.name: getattr(batch, node.name) for node in session.get_inputs()}
     expected = ReferenceReranker(str(source), device="cpu").predict(pairs)
     np.testing.assert_allclose(session.run(["scores"], feeds)[0][:, 0], expected, atol=1e-5)
+
+
+# ---- the tokenizer in the graph -------------------------------------------------------------------------------------
+
+WITH_TOKENIZER = "openvino/openvino_model_fused_with_tokenizer.xml"
+READS_TEXT = ExportOptions((Backend.OPENVINO,), fused=True, with_tokenizer=True, check_texts=TEXTS)
+
+
+def test_a_graph_with_the_tokenizer_reads_texts(tiny, tmp_path) -> None:
+    from openvino_tokenizers import _ext_path
+
+    source = tiny("bert", pooling=["cls", "mean"], dense=8, normalize=True)
+    made = export(source, replace(READS_TEXT, output=tmp_path / "out"))
+    assert [each.file for each in made] == ["openvino/openvino_model.xml", NAMES[Backend.OPENVINO]]
+    core = ov.Core()
+    core.add_extension(_ext_path)
+    config = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = core.compile_model(tmp_path / "out" / WITH_TOKENIZER, "CPU", config)
+    assert [port.get_any_name() for port in compiled.inputs] == ["texts"]
+    texts = [*TEXTS, "", "Ünïcödé \t 日本語", "long " * 600]
+    found = compiled(texts)[0]
+    np.testing.assert_allclose(found, Reference(str(source), device="cpu").encode(texts), atol=1e-5)
+    # it is part of what was made, and no file that the classes are to open
+    record = json.loads((tmp_path / "out" / "stopt.json").read_text("utf-8"))["files"][
+        NAMES[Backend.OPENVINO]
+    ]
+    assert WITH_TOKENIZER in record["parts"]
+    assert WITH_TOKENIZER not in engine_files(tmp_path / "out", Backend.OPENVINO)
+
+
+def test_other_tokens_than_the_model_s_are_refused(folder, tmp_path) -> None:
+    pipeline = Pipeline.open(folder, read_spec(folder), OpenVinoOptions())
+    other = replace(pipeline, tokenizer=pipeline.tokenizer.with_max_seq_length(4))  # not what its files say
+    file = tmp_path / "made.xml"
+    with pytest.raises(
+        ConversionError, match=r"openvino-tokenizers makes \[.* tokens\) of '.*', the model's .*\(4 tokens\)"
+    ) as caught:
+        write_with_tokenizer(other, folder / NAMES[Backend.OPENVINO], file)
+    assert caught.value.hint == "leave out --with-tokenizer, and tokenise with tokenizer.json"
+    assert not file.exists()
+
+
+def test_two_texts_do_not_go_through_one_input(tiny, tmp_path) -> None:
+    options = replace(READS_TEXT, output=tmp_path / "out", check_texts=None)
+    with pytest.raises(ConversionError, match="a cross-encoder reads two texts") as caught:
+        export(tiny("bert", kind="cross-encoder"), options)
+    assert "--with-tokenizer" in caught.value.hint
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("options", [{"fused": False}, {"backends": (Backend.ONNX,)}])
+def test_a_tokenizer_goes_before_openvino_s_fused_graph_alone(options) -> None:
+    with pytest.raises(OptionError, match="a tokenizer is put before OpenVINO's graph") as caught:
+        replace(READS_TEXT, **options)
+    assert caught.value.hint == "ask for that too: --fused --backend openvino"

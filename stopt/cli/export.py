@@ -22,12 +22,18 @@ __all__ = ["export"]
     is_flag=True,
     help="Also write a file with pooling and all else in the graph, for runtimes that have none (model_fused).",
 )
+@click.option(
+    "--with-tokenizer",
+    is_flag=True,
+    help="With --fused, also an OpenVINO file that reads text (model_fused_with_tokenizer).",
+)
 @conversion_options
 @options.output_options
 def export(
     model: str,
     backends: tuple[str, ...],
     fused: bool,
+    with_tokenizer: bool,
     shared: Mapping[str, Any],
     publish: Mapping[str, Any],
     out: Output,
@@ -49,6 +55,10 @@ def export(
     from stopt.recipe import step_options
     from stopt.steps import ExportOptions
 
-    chosen = step_options("export", {"backend": list(dict.fromkeys(backends)), "fused": fused}, shared)
+    chosen = step_options(
+        "export",
+        {"backend": list(dict.fromkeys(backends)), "fused": fused, "with_tokenizer": with_tokenizer},
+        shared,
+    )
     assert isinstance(chosen, ExportOptions)
     produce_and_print(lambda: run(model, chosen, out.step), model, publish, shared["token"], out)

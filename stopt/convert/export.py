@@ -31,20 +31,25 @@ def export_products(options: ExportOptions) -> list[Product]:
     made = []
     for backend in options.backends:
         plain = default_file(backend)
-        step = describe_step(replace(options, backends=(backend,), fused=False))
+        step = describe_step(replace(options, backends=(backend,), fused=False, with_tokenizer=False))
         make: Callable[..., Mapping[str, Any]] = partial(_make, backend=backend)
         made.append(Product(plain, backend, "float32", {"step": "export"}, make, step=step))
         if options.fused:
-            noted = {"step": "export", "fused": True, "source_file": plain}
-            make = partial(_make_fused, backend=backend)
-            step = describe_step(replace(options, backends=(backend,)))
+            noted: dict[str, Any] = {"step": "export", "fused": True, "source_file": plain}
+            with_tokenizer = options.with_tokenizer and backend is Backend.OPENVINO
+            if with_tokenizer:
+                noted["with_tokenizer"] = True
+            make = partial(_make_fused, backend=backend, with_tokenizer=with_tokenizer)
+            step = describe_step(replace(options, backends=(backend,), with_tokenizer=with_tokenizer))
             made.append(
                 Product(derived_name(plain, "fused"), backend, "float32", noted, make, (plain,), step)
             )
     return made
 
 
-def _make_fused(workshop: Workshop, file: Path, backend: Backend) -> Mapping[str, Any]:
+def _make_fused(
+    workshop: Workshop, file: Path, backend: Backend, *, with_tokenizer: bool
+) -> Mapping[str, Any]:
     spec = workshop.pipeline.spec
     if isinstance(spec.front, StaticEmbedding):
         raise UnsupportedModel(
@@ -53,6 +58,10 @@ def _make_fused(workshop: Workshop, file: Path, backend: Backend) -> Mapping[str
             "leave out --fused",
         )
     write_fused(workshop.pipeline.root, spec, backend, workshop.find(default_file(backend)), file)
+    if with_tokenizer:
+        from stopt.convert.with_tokenizer import write_with_tokenizer
+
+        write_with_tokenizer(workshop.pipeline, file, file.with_stem(f"{file.stem}_with_tokenizer"))
     return {}
 
 
