@@ -89,6 +89,7 @@ def sections(results: Results, pictures: Path) -> Iterator[tuple[str, Table]]:
         ("pool", pool),
         ("rerank", rerank),
         ("sparse", sparse),
+        ("scorecard", scorecard),
     ):
         documents = [document for key, document in results.items() if document["question"] == name]
         lines: Table = []
@@ -334,6 +335,53 @@ def sparse(document: Mapping[str, Any]) -> Table:
     ]
     header = ["", "documents/s", "vs ST torch", "cosine mean", "min", "peak MB"]
     return [*table(header, rows), "", *losses(document, "texts_per_second"), *footer(document)]
+
+
+def scorecard(document: Mapping[str, Any]) -> Table:
+    """Points per case, and what verifying costs."""
+    from scorecard import CASES
+
+    rows = []
+    for case, what in CASES.items():
+        each, rival = document["cases"][case], document["rival"].get(case)
+        shown = ["n/a", ""] if rival is None else [str(rival["score"]), rival["what"].replace("|", "/")]
+        rows.append(
+            [f"{case} {what}", str(each["score"]), str(each["tests"]), f"{each['seconds']:.1f}", *shown]
+        )
+    slow = "" if document["slow"] else ", without the tests marked slow"
+    lines = [
+        f"**{document['score']} of {2 * len(CASES)}** on {document['date']}{slow}. 2: all that is expected; 1: not all of it "
+        "could be run here; 0: a test failed, or there is none.",
+        "",
+        *table(["case", "stopt", "tests", "s", "ST 5.7", "what it does"], rows),
+    ]
+    opening = document["opening"]
+    if opening:
+        figures = [
+            [
+                name,
+                *(
+                    f"{1000 * row[key][how]:.0f}"
+                    for key in ("open_s", "cold_s")
+                    for how in ("not", "verified")
+                ),
+                f"{100 * (row['open_s']['verified'] / row['open_s']['not'] - 1):+.0f} %",
+            ]
+            for name, row in opening["rows"].items()
+        ]
+        header = [
+            "opening, ms",
+            "unverified",
+            "verified",
+            "cold unverified",
+            "cold verified",
+            "cost of verifying",
+        ]
+        preflight = (
+            f"Checking the whole folder before anything parses it: {1000 * opening['preflight_s']:.0f} ms."
+        )
+        lines += ["", *table(header, figures), "", preflight]
+    return lines
 
 
 def front(results: Results) -> Table:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         StoptWarning,
         UnsupportedModel,
         UntrustedModel,
+        VectorError,
         WorkerError,
     )
     from stopt.parity import ParityReport
@@ -107,6 +108,7 @@ _PLACES = {
     "StoptWarning": "stopt.errors",
     "UnsupportedModel": "stopt.errors",
     "UntrustedModel": "stopt.errors",
+    "VectorError": "stopt.errors",
     "WeightOptions": "stopt.steps",
     "WorkerError": "stopt.errors",
     "WorkerPool": "stopt.runtime.workers",
@@ -172,6 +174,7 @@ __all__ = [
     "StoptWarning",
     "UnsupportedModel",
     "UntrustedModel",
+    "VectorError",
     "WeightOptions",
     "WorkerError",
     "WorkerPool",

@@ -5,6 +5,7 @@
     ├── UnsupportedModel          the model needs something stopt does not do; .reasons lists all of it
     ├── OptionError               an option's name or value is wrong (also a ValueError)
     ├── InputError                a text to encode is not usable; .index says which (also a ValueError)
+    ├── VectorError               the engine made NaN, infinity or a vector of zeros; .rows says of which inputs
     ├── ArtifactError             a converted file is missing, or an output is in the way
     ├── ConversionError           an exporter failed; __cause__ has its own error
     ├── WorkerError               a worker process died or failed; .positions says on which inputs
@@ -47,6 +48,7 @@ __all__ = [
     "StoptWarning",
     "UnsupportedModel",
     "UntrustedModel",
+    "VectorError",
     "WorkerError",
     "suggest",
 ]
@@ -116,6 +118,20 @@ class InputError(StoptError, ValueError):
     def __init__(self, message: str, hint: str = "", *, index: int | None = None) -> None:
         super().__init__(message, hint)
         self.index = index
+
+
+class VectorError(StoptError):
+    """The engine made something that is no vector, or no score, of some inputs.
+
+    Args:
+        message: What, and of which inputs.
+        hint: The one thing to do next.
+        rows: Their positions in the call.
+    """
+
+    def __init__(self, message: str, hint: str = "", *, rows: Sequence[int] = ()) -> None:
+        super().__init__(message, hint)
+        self.rows = tuple(rows)
 
 
 class ArtifactError(StoptError):

@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "stopt.preflight",
         "stopt.reading",
         "stopt.recipe",
+        "stopt.signing",
         "stopt.staging",
         "stopt.steps",
     ),

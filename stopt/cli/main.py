@@ -32,6 +32,7 @@ from stopt.cli.push import push
 from stopt.cli.quantize import quantize
 from stopt.cli.run import run
 from stopt.cli.search import search
+from stopt.cli.sign import sign
 from stopt.cli.verify import verify
 from stopt.errors import StoptError, StoptWarning
 
@@ -114,6 +115,7 @@ for _command in (
     run,
     check,
     verify,
+    sign,
     bench,
     push,
     inspect,

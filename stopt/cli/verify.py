@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,13 +35,29 @@ __all__ = ["verify"]
     metavar="FILE",
     help="The calibration texts, where --reproduce needs your own; stopt.json has their hash, not the texts.",
 )
+@click.option(
+    "--key",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="PEM",
+    help="Also hold the folder against its signature (model.sig): the signer's public key.",
+)
+@click.option(
+    "--certificate",
+    "certificates",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="PEM",
+    multiple=True,
+    help="The same with a certificate that the signer's own leads to; may be repeated.",
+)
 @options.hub_options
+@options.collect("signer", "key", "certificates")
 @options.output_options
 def verify(
     model: str,
     strict: bool,
     again: bool,
     texts: Path | None,
+    signer: Mapping[str, Any],
     revision: str | None,
     token: str | None,
     out: Output,
@@ -60,6 +77,8 @@ def verify(
     from stopt.certificate import examine
     from stopt.errors import ArtifactError, CorruptModel
 
+    if signer["key"] and signer["certificates"]:
+        raise click.UsageError("--key and --certificate are two ways to say who signed; give one of them")
     wanted = [*hub.WEIGHTS, "*.onnx*", "openvino/*"]
     source = hub.fetch(model, wanted, revision=revision, token=token)
     manifest = Manifest.read(source.folder)
@@ -68,6 +87,10 @@ def verify(
             f"{source.name} has no {MANIFEST} to be held against",
             f"files of stopt have one: stopt export {model}",
         )
+    if signed := any(signer.values()):
+        from stopt.signing import verify_signature
+
+        verify_signature(source.folder, **signer)
     verdict = examine(source.folder, manifest)
     failure = verdict.failure(source.folder, strict=strict)
     made: list[Reproduction] = []
@@ -84,16 +107,17 @@ def verify(
                 f"{', '.join(wrong)} cannot be made again from what {MANIFEST} records",
                 "install the recorded versions and try again, or convert the model again with `stopt export --force`",
             )
-    data = {**asdict(verdict), "reproduced": [asdict(each) for each in made]}
-    out.result(_human(verdict, made), data, "failed" if failure else "ok", failure)
+    data = {**asdict(verdict), "signed": signed, "reproduced": [asdict(each) for each in made]}
+    out.result(_human(verdict, made, signed), data, "failed" if failure else "ok", failure)
     if verdict.unknown and not strict:
         out.warning(f"not in {MANIFEST}: {', '.join(verdict.unknown)}")
     if failure is not None:
         raise failure
 
 
-def _human(verdict: Verdict, made: list[Reproduction]) -> str:
-    lines = [f"{len(verdict.verified)} files are as recorded"]
+def _human(verdict: Verdict, made: list[Reproduction], signed: bool) -> str:
+    lines = ["the signature is good"] if signed else []
+    lines.append(f"{len(verdict.verified)} files are as recorded")
     lines += [f"  {each}" for each in verdict.differences]
     if made:
         rows: list[Any] = [

@@ -19,6 +19,7 @@ from stopt.runtime.arrays import Array, is_tensor
 from stopt.runtime.inputs import read_inputs
 from stopt.runtime.modules import Features, l2_normalize
 from stopt.runtime.pipeline import Pipeline, RunOptions
+from stopt.runtime.rows import check_vectors
 from stopt.runtime.spread import Spread
 from stopt.runtime.tokenizer import Ints, Text
 
@@ -90,7 +91,11 @@ def embed(
 
     def batches() -> Iterator[tuple[Ints, Array]]:
         for rows, features in pipeline.stream(texts, options.run, positions):
-            values = features["sentence_embedding"][:, : options.truncate_dim]
+            values = features["sentence_embedding"]
+            if options.run.check_rows:
+                chosen = [texts[row] for row in rows]
+                check_vectors(pipeline, chosen, values, rows if positions is None else positions[rows])
+            values = values[:, : options.truncate_dim]
             yield rows, l2_normalize(values) if options.normalize else values
 
     return joined(batches(), len(texts))

@@ -34,6 +34,9 @@ class Model:
         prompts: Prompt texts by name; they win over the model's own.
         default_prompt_name: Prompt for calls that name none.
         trust_remote_code: Accepted for compatibility; code from a model is never run.
+
+    Attributes:
+        check_rows: Whether NaN, infinity or a vector of zeros in a result is an error; True unless it is set to False.
     """
 
     kind: ClassVar[ModelKind]
@@ -54,6 +57,7 @@ class Model:
                 StoptWarning,
                 stacklevel=3,
             )
+        self.check_rows = True
         self._pipeline = open_pipeline(replace(request, kind=self.kind))
         spec = self._pipeline.spec
         self.prompts = merge_prompts(prompts, spec.prompts, self.prompt_names)
@@ -79,6 +83,7 @@ class Model:
             prompt=self._prompt(prompt, prompt_name),
             batch_size=batch_size,
             max_batch_tokens=max_batch_tokens,
+            check_rows=self.check_rows,
             show_progress=logger.isEnabledFor(logging.INFO)
             if show_progress_bar is None
             else show_progress_bar,

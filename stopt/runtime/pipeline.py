@@ -36,6 +36,7 @@ class RunOptions:
         batch_size: Texts in a batch at most; None leaves it to the budget of tokens.
         max_batch_tokens: Tokens in a batch at most, padding included; None is what suits the engine.
         show_progress: Draw a bar.
+        check_rows: Whether a result that is NaN, infinite or a vector of zeros is an error.
         round_lengths: Whether batches may be padded beyond their longest text, to a length that the engine has seen.
     """
 
@@ -44,6 +45,7 @@ class RunOptions:
     max_batch_tokens: int | None = None
     show_progress: bool = False
     round_lengths: bool = True
+    check_rows: bool = True
 
     def __post_init__(self) -> None:
         for name, what in (("batch_size", "texts"), ("max_batch_tokens", "tokens")):

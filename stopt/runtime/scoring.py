@@ -16,6 +16,7 @@ from stopt.runtime.arrays import Array, is_tensor, namespace
 from stopt.runtime.encoding import joined, numpy_array, require_torch
 from stopt.runtime.modules import activate
 from stopt.runtime.pipeline import Pipeline, RunOptions
+from stopt.runtime.rows import check_finite
 from stopt.runtime.spread import Spread
 from stopt.runtime.tokenizer import Ints
 from stopt.spec import SCORES, Activation
@@ -101,7 +102,10 @@ def find_logits(
 ) -> Array | None:
     """(N, labels) in the engine's array type, in the order of the pairs; None for no pair."""
     batches = pipeline.stream(pairs, options, positions)
-    return joined(((rows, features[SCORES]) for rows, features in batches), len(pairs))
+    logits = joined(((rows, features[SCORES]) for rows, features in batches), len(pairs))
+    if logits is not None and options.check_rows:
+        check_finite(logits, positions, "scores")
+    return logits
 
 
 def _activated(logits: Array, function: ActivationFunction) -> Array:

@@ -14,6 +14,7 @@ from stopt.runtime.arrays import Array, is_tensor
 from stopt.runtime.encoding import require_torch
 from stopt.runtime.inputs import read_inputs
 from stopt.runtime.pipeline import Pipeline, RunOptions
+from stopt.runtime.rows import check_finite
 from stopt.runtime.sparse_arrays import (
     SparseRows,
     collect_rows,
@@ -82,9 +83,14 @@ def embed_sparse(
     """N vectors in the order of the texts: :class:`SparseRows`, or a COO tensor if the engine is torch; N is at least 1."""
     limited = _limited(pipeline, options.limit)
     batches = limited.stream(texts, options.run, positions)
-    return _collected(
-        ((rows, _sparse(features[SENTENCE], options.limit)) for rows, features in batches), len(texts)
-    )
+
+    def found() -> Iterator[tuple[Ints, Any]]:
+        for rows, features in batches:
+            if options.run.check_rows:
+                check_finite(features[SENTENCE], rows if positions is None else positions[rows], "vector")
+            yield rows, _sparse(features[SENTENCE], options.limit)
+
+    return _collected(found(), len(texts))
 
 
 def _sparse(dense: Array, limit: int | None) -> Any:

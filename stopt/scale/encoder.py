@@ -107,6 +107,7 @@ class Encoder:
                 self._model = SparseEncoder(options.model, **common)
             case ModelKind.CROSS_ENCODER:
                 self._model = CrossEncoder(options.model, **common)
+        self._model.check_rows = False  # a text that has no vector is put aside, and the rest goes on
 
     def __call__(self, texts: Sequence[Text]) -> Encoded:
         """Encode texts, or score pairs.

@@ -6,9 +6,11 @@ module alone, when it is opened.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from glob import escape
 from pathlib import Path
 from typing import Any, Protocol, assert_never
 
@@ -16,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stopt.artifact import locate
+from stopt.certificate import identity
 from stopt.errors import CorruptModel, MissingExtra, OptionError
 from stopt.runtime.arrays import Array
 from stopt.runtime.batching import BatchLimits
@@ -35,6 +38,7 @@ from stopt.spec import (
 )
 
 __all__ = [
+    "OpenedFiles",
     "Session",
     "batches_within",
     "feed",
@@ -45,6 +49,8 @@ __all__ = [
     "tokens_within",
 ]
 
+
+logger = logging.getLogger("stopt")
 
 # values that a batch's output may have inside of an engine
 WIDEST_OUTPUT = 2**24
@@ -192,6 +198,32 @@ def overlapped(
         for wait in started:
             with suppress(Exception):
                 wait()
+
+
+class OpenedFiles:
+    """The files of a graph as they were when a session was opened, for a session that opens them once more, later.
+
+    Args:
+        file: The graph; data files lie beside it and begin with its name, or have its name with another ending.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._before = self._identities()
+
+    def are_same(self) -> bool:
+        """Whether they still are what they were; says so in the log if not."""
+        if self._identities() == self._before:
+            return True
+        logger.warning(
+            "%s was replaced: what has it open goes on with the old one, one batch at a time; open the model again",
+            self._file,
+        )
+        return False
+
+    def _identities(self) -> list[tuple[int, ...]]:
+        paths = {*self._file.parent.glob(f"{escape(self._file.name)}*"), self._file.with_suffix(".bin")}
+        return [identity(path) for path in sorted(paths)]
 
 
 def require(package: str, extra: str) -> None:

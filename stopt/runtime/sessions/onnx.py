@@ -24,7 +24,7 @@ from stopt.runtime.devices import describe_machine
 from stopt.runtime.forks import leave_in_copies
 from stopt.runtime.modules import Features
 from stopt.runtime.options import OnnxOptions
-from stopt.runtime.sessions import batches_within, feed, overlapped, result_name, tokens_within
+from stopt.runtime.sessions import OpenedFiles, batches_within, feed, overlapped, result_name, tokens_within
 from stopt.runtime.tokenizer import Batch
 from stopt.spec import SENTENCE, Backend, ModelSpec
 
@@ -70,6 +70,7 @@ class OnnxSession:
         self._options, self._head, self._spec = options, head, spec
         self.device, self._provider_options = _choose_provider(options, device)
         self._threads = options.threads or describe_machine().threads
+        self._files = OpenedFiles(file)
         self._alone = self._open(self._threads)
         self._inputs = [node.name for node in self._alone.get_inputs()]
         outputs = {node.name: node.type for node in self._alone.get_outputs()}
@@ -117,7 +118,12 @@ class OnnxSession:
         workers = 1
         if self.device == _CPU and self._options.session_options is None:
             workers = batches_within(self._threads, BATCH_TOKENS, self._spec)
-        session = self._alone if workers == 1 else self._open(self._threads // workers)
+        session = self._alone
+        if workers > 1 and self._files.are_same():
+            again = self._open(self._threads // workers)
+            session = again if self._files.are_same() else self._alone
+        if session is self._alone:
+            workers = 1
         return session, ThreadPoolExecutor(workers, thread_name_prefix="stopt-onnx")
 
     def _run(self, session: ort.InferenceSession, batch: Batch) -> Features:

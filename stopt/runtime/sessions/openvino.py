@@ -23,7 +23,7 @@ from stopt.runtime.devices import describe_machine
 from stopt.runtime.forks import leave_in_copies
 from stopt.runtime.modules import Features
 from stopt.runtime.options import OpenVinoOptions
-from stopt.runtime.sessions import batches_within, feed, overlapped, result_name, tokens_within
+from stopt.runtime.sessions import OpenedFiles, batches_within, feed, overlapped, result_name, tokens_within
 from stopt.runtime.tokenizer import Batch
 from stopt.spec import SENTENCE, Backend, ModelSpec
 
@@ -80,6 +80,7 @@ class OpenVinoSession:
         self._spread = (
             self.device == "CPU" and self._at_once > 1 and not _SPREADING & {*(options.ov_config or {})}
         )
+        self._files = OpenedFiles(file)
         model, self._output, self._feature, self.fused = self._read()
         self._inputs = [port.get_any_name() for port in model.inputs]
         self._alone = self._compile(model, {"PERFORMANCE_HINT": "LATENCY"})
@@ -141,9 +142,12 @@ class OpenVinoSession:
     @cached_property
     def _streams(self) -> tuple[ov.CompiledModel, int]:
         """The model compiled for many batches at a time, and how many."""
-        if not self._spread:
-            return self._alone, int(self._alone.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        own = self._alone, int(self._alone.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        if not self._spread or not self._files.are_same():
+            return own
         compiled = self._compile(self._read()[0], {"NUM_STREAMS": self._at_once})
+        if not self._files.are_same():  # replaced meanwhile
+            return own
         # weights are arranged at the first inference, for all streams; that is not left to two of them at once
         ones = np.ones((1, LENGTH_STEP), np.int64)
         compiled.create_infer_request().infer(feed(Batch(ones, ones, 0 * ones), self._inputs, self.file))
