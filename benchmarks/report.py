@@ -87,6 +87,8 @@ def sections(results: Results, pictures: Path) -> Iterator[tuple[str, Table]]:
         ("scaling-threads", scaling_threads),
         ("scaling-length", scaling_length),
         ("pool", pool),
+        ("corpus", corpus),
+        ("corpus-memory", corpus_memory),
         ("rerank", rerank),
         ("sparse", sparse),
         ("scorecard", scorecard),
@@ -296,6 +298,38 @@ def pool(document: Mapping[str, Any]) -> Table:
         "",
         *footer(document),
     ]
+
+
+def corpus(document: Mapping[str, Any]) -> Table:
+    rows = [
+        [
+            name,
+            f"{row['texts_per_second']:.0f}",
+            f"{row['texts_per_second'] / row['threads']:.0f}",
+            _percent(row.get("ratio")),
+            f"{row['whole_s']:.1f}",
+        ]
+        for name, row in document["rows"].items()
+    ]
+    header = ["", "texts/s", "per core", "of in memory", "s with start and end"]
+    settings = document["settings"]
+    return [
+        f"{settings['texts']} short texts, OpenVINO int8.",
+        "",
+        *table(header, rows),
+        "",
+        *footer(document),
+    ]
+
+
+def corpus_memory(document: Mapping[str, Any]) -> Table:
+    counts = [str(count) for count in document["settings"]["counts"]]
+    rows = [
+        [name, *[f"{row[count]['peak_mb']:.1f}" for count in counts], f"{100 * row['growth']:+.1f} %"]
+        for name, row in document["rows"].items()
+    ]
+    header = ["", *[f"peak MB, {int(count):,} texts" for count in counts], "growth"]
+    return [f"Model: {document['settings']['model']}.", "", *table(header, rows), "", *footer(document)]
 
 
 def rerank(document: Mapping[str, Any]) -> Table:

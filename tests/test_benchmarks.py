@@ -136,6 +136,19 @@ def test_pools_are_held_against_one_process(smoke, work) -> None:
     assert pooled["memory_mb"] > alone["memory_mb"] > 10
 
 
+def test_a_job_is_held_against_the_engine_in_memory(smoke, work) -> None:
+    rows = smoke("corpus", work, "--only", "in memory", "job, 1 thread", "--threads", "1")["rows"]
+    alone, job = rows["in memory"], rows["job, 1 thread"]
+    assert job["ratio"] == pytest.approx(job["texts_per_second"] / alone["texts_per_second"], rel=1e-4)
+    assert job["whole_s"] > 0
+
+
+def test_memory_of_two_sizes_of_a_corpus(smoke, work, tiny) -> None:
+    rows = smoke("corpus", work, "memory", "--model", tiny("bert", kind="static"))["rows"]
+    for row in rows.values():
+        assert row["2000"]["peak_mb"] / row["200"]["peak_mb"] - 1 == pytest.approx(row["growth"], abs=1e-4)
+
+
 @pytest.fixture(scope="module")
 def work_of(exported, tmp_path_factory):
     """The same for a model of another kind."""
