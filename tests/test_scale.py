@@ -278,6 +278,8 @@ def test_or_goes_to_a_file_with_the_reason(job, broken, static, tmp_path) -> Non
     report = encode_corpus(replace(chosen, output=tmp_path / "out.jsonl"))
     assert report.rejects == tmp_path / "out.jsonl.rejected.jsonl"
     assert len(report.rejects.read_text().splitlines()) == 2
+    report = encode_corpus(replace(job, output=tmp_path / "out.jsonl", force=True))
+    assert report.rejects is None
 
 
 def test_an_embedding_that_is_not_finite_is_refused(static, tmp_path) -> None:
@@ -308,6 +310,7 @@ def test_ids_of_two_types_are_refused(job, tmp_path) -> None:
         encode_corpus(replace(job, inputs=[tmp_path / "x.jsonl"], id_column="id"))
 
 
+@pytest.mark.scorecard("F16")
 @pytest.mark.parametrize("engine", ["numpy", "onnx", "openvino", "torch"])
 def test_every_engine_has_one_policy_for_odd_texts(exported, static, tmp_path, engine) -> None:
     folder = static if engine == "numpy" else exported("bert")
@@ -452,6 +455,7 @@ def test_one_folder_has_one_job_at_a_time(job) -> None:
     assert len(read(job.output)[0]) == NUMBER
 
 
+@pytest.mark.scorecard("F12")
 def test_rows_are_read_as_they_are_needed(job, monkeypatch) -> None:
     """A corpus is never in memory: what was read is at most a chunk ahead of what was encoded."""
     from stopt.scale import chunks
@@ -532,6 +536,7 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_bytes(long_job, tmp_path, s
         shutil.rmtree(chosen.output)
 
 
+@pytest.mark.scorecard("F2")
 def test_an_interrupted_process_says_how_to_go_on(long_job, tmp_path) -> None:
     chosen = replace(long_job, output=tmp_path / "interrupted")
     process = start(chosen)
@@ -546,6 +551,7 @@ def test_an_interrupted_process_says_how_to_go_on(long_job, tmp_path) -> None:
     assert tree(chosen.output) == tree(long_job.output)
 
 
+@pytest.mark.scorecard("F3")
 def test_a_full_disk_leaves_complete_shards(long_job, tmp_path) -> None:
     """A limit on the size of files stands for the disk: the second shard is larger."""
     texts = texts_of(100) + [f"{text} {text}" for text in texts_of(100)]
@@ -576,6 +582,7 @@ def test_a_folder_that_cannot_be_written_to(job, tmp_path) -> None:
         encode_corpus(replace(job, output=tmp_path / "read-only" / "out"))
 
 
+@pytest.mark.scorecard("F3")
 def test_a_folder_that_cannot_be_made(job, tmp_path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ArtifactError) as caught:

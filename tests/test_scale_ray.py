@@ -104,6 +104,7 @@ def test_a_cluster_goes_on_with_what_one_process_began(cluster, job, tmp_path) -
     assert chosen.output.read_bytes() == whole.output.read_bytes()
 
 
+@pytest.mark.scorecard("F18")
 def test_a_killed_actor_costs_time_and_no_rows(cluster, job, tmp_path) -> None:
     file = write_texts(tmp_path, "txt", texts_of(6000), "long")
     chosen = replace(job, inputs=[file], id_column=None, shard_size=100, workers=2)
@@ -142,6 +143,7 @@ def actors() -> list[int]:
     return [pid for pid in found if ours(pid)]
 
 
+@pytest.mark.scorecard("F18")
 def test_errors_of_actors_are_those_of_one_process(cluster, job, tmp_path) -> None:
     lines = [json.dumps({"text": text, "key": str(place)}) for place, text in enumerate(texts_of(40))]
     lines[25] = '{"text": "\\ud800", "key": "x"}'

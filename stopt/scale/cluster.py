@@ -9,6 +9,8 @@ made the same. All machines must see the model, the inputs and the output under 
 from __future__ import annotations
 
 import hashlib
+import logging
+import os
 import pickle
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -98,6 +100,8 @@ def _connected(job: EncodeJob) -> Iterator[RayCluster]:
         where: dict[str, Any] = {"address": job.ray_address}
         if job.ray_address is None:
             where = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        # for the cluster's processes and this one; errors reach us as such
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         try:
             ray.init(**where, log_to_driver=False, logging_level="error")
         except ConnectionError as error:
@@ -245,6 +249,7 @@ def _run(
     import ray.data
     from ray.exceptions import RayError
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of each execution on stderr
     items = ray.data.from_items(list(wanted), override_num_blocks=min(len(wanted), MOST_BLOCKS))
     items.context.enable_progress_bars = False
     items.context.print_on_execution_start = False

@@ -108,6 +108,7 @@ class Target:
                 joined = folder.root / ".joined"
                 join(folder.parts(), self.format, joined)
                 joined.replace(self.output)
+                self._rejects.unlink(missing_ok=True)  # of what was there before
             folder.finish()
         if self.is_file:
             if (rejected := folder.root / REJECTED).is_file():
