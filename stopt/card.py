@@ -16,7 +16,7 @@ from stopt.artifact import FileRecord, Manifest, is_plain
 from stopt.errors import PushError
 from stopt.spec import Backend, ModelKind
 
-__all__ = ["About", "Shown", "commit_text", "pull_request", "section", "title", "write"]
+__all__ = ["About", "Shown", "Speed", "commit_text", "pull_request", "section", "title", "write"]
 
 BEGIN, END = "<!-- stopt:begin -->", "<!-- stopt:end -->"
 
@@ -62,6 +62,21 @@ _VERSIONS = (
 
 
 @dataclass(frozen=True, slots=True)
+class Speed:
+    """How fast a file was.
+
+    Attributes:
+        texts_per_second: Texts encoded per second.
+        over_torch: Times the speed of torch; None if that was not measured.
+        where: On what, and with which texts.
+    """
+
+    texts_per_second: float
+    over_torch: float | None
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
 class Shown:
     """A converted file that is pushed.
 
@@ -69,11 +84,13 @@ class Shown:
         name: Its path.
         record: What is known of it.
         checked: Whether it passed a comparison with torch.
+        speed: How fast it was, if that was measured.
     """
 
     name: str
     record: FileRecord
     checked: bool
+    speed: Speed | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -280,8 +297,9 @@ def _snippet(about: About, file: Shown, library: str, revision: str) -> str:
 
 
 def _table(about: About) -> str:
-    rows = [_row(each, about.kind) for each in about.files]
-    header = ["file", "precision", "size", *_columns(about.kind)]
+    timed = any(each.speed for each in about.files)
+    rows = [[*_row(each, about.kind), *([_speed(each.speed)] if timed else [])] for each in about.files]
+    header = ["file", "precision", "size", *_columns(about.kind), *(["texts/s"] if timed else [])]
     lines = ["| " + " | ".join(header) + " |", "|---|---|" + "---:|" * (len(header) - 2)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
@@ -319,6 +337,13 @@ def _row(file: Shown, kind: ModelKind) -> list[str]:
     return shown
 
 
+def _speed(speed: Speed | None) -> str:
+    if speed is None:
+        return ""
+    over = f" ({speed.over_torch:.1f}x torch)" if speed.over_torch else ""
+    return f"{speed.texts_per_second:.0f}{over}"
+
+
 def _size(size_bytes: int) -> str:
     size = size_bytes / 1e6
     return f"{size:.1f} MB" if size >= 0.1 else f"{size_bytes / 1e3:.1f} kB"
@@ -335,6 +360,8 @@ def _origin(about: About) -> str:
             f"Compared with the original weights in torch (float32) on {texts} {what}, from empty to longer than the "
             "model reads, alone and in padded batches."
         )
+    for where in dict.fromkeys(each.speed.where for each in about.files if each.speed):
+        said.append(f"Speed: {where}.")
     if any(_own_thresholds(parity) for parity in parities):
         said.append("The thresholds that they passed were chosen by whoever made them, not stopt's own.")
     if others := [f"`{each.name}`" for each in about.files if not each.checked]:

@@ -253,6 +253,12 @@ def test_what_the_hub_refuses_is_told(served, status, code, message, hint) -> No
     assert hint in caught.value.hint
 
 
+def test_a_repository_without_a_main_branch_is_told(served) -> None:
+    served.fault("GET /api", 404, code="RevisionNotFound")
+    with pytest.raises(SourceError, match="org/name has no revision 'main'"):
+        hub.fetch(REPO)
+
+
 def test_nobody_listening_is_not_reachable(fake_hub, monkeypatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(SourceError, match="org/name is neither cached nor reachable"):

@@ -111,6 +111,53 @@ def test_the_manifest_in_the_repository_keeps_what_was_pushed_before(home, folde
     assert set(manifest["files"]) == {ONNX, XML}
 
 
+def test_the_card_keeps_the_rows_of_what_stays(home, folder) -> None:
+    push(folder, REPO, PushOptions(include=("*.xml",)))
+    push(folder, REPO, PushOptions(include=("*.onnx",)))
+    card = home.repos[REPO].files["README.md"].decode()
+    assert "| `onnx/model.onnx` |" in card
+    assert "| `openvino/openvino_model.xml` |" in card
+    assert "`openvino" not in home.repos[REPO].commits[-1].description
+
+
+def bench_file(folder: Path, **changes: object) -> Path:
+    """What ``stopt bench --format json`` prints, as far as it is read."""
+    row = {
+        "file": ONNX,
+        "size_bytes": (folder / ONNX).stat().st_size,
+        "texts_per_second": 519.4,
+        "speedup": 3.46,
+    }
+    machine = {"processor": "A Processor", "threads": 2}
+    report = {"rows": [{**row, **changes}], "machine": machine, "tokens": 3000, "texts": 100}
+    file = folder.parent / "bench.json"
+    file.write_text(json.dumps({"schema": 1, "ok": True, "result": report}), encoding="utf-8")
+    return file
+
+
+def test_a_measured_speed_is_in_the_card(home, folder) -> None:
+    push(folder, REPO, PushOptions(bench=bench_file(folder)))
+    card = home.repos[REPO].files["README.md"].decode()
+    row = next(line for line in card.splitlines() if line.startswith("| `onnx/model.onnx` |"))
+    assert row.endswith("| 519 (3.5x torch) |")
+    assert "Speed: A Processor, 2 threads, texts of 30 tokens." in card
+
+
+@pytest.mark.parametrize(
+    ("changes", "message", "hint"),
+    [
+        ({"size_bytes": 7}, "is of another onnx/model.onnx: 7 bytes", "measure it again"),
+        ({"file": "onnx/model_O3.onnx"}, "has no speed of .*; it has onnx/model_O3.onnx", "measure these"),
+        ({"texts_per_second": "fast"}, "is not what stopt bench prints: ValueError", "--format json"),
+    ],
+)
+def test_a_speed_of_something_else_is_refused(home, folder, changes, message, hint) -> None:
+    with pytest.raises(OptionError, match=message) as caught:
+        push(folder, REPO, PushOptions(bench=bench_file(folder, **changes)))
+    assert hint in caught.value.hint
+    assert len(home.repos[REPO].commits) == 1
+
+
 def test_large_files_go_in_parts(home, folder) -> None:
     home.part_size = 5_000
     push(folder, REPO, PushOptions(include=("*.onnx",)))
@@ -297,6 +344,13 @@ def test_what_cannot_be_pushed_is_told(home, folder, repository, options, error,
     assert hint in caught.value.hint
     assert len(home.repos[REPO].commits) == 1
     assert list(home.repos) == [REPO]
+
+
+def test_a_repository_without_a_main_branch_is_told(home, folder) -> None:
+    home.fault("GET /api", 404, code="RevisionNotFound")
+    with pytest.raises(PushError, match="someone/model has no branch main") as caught:
+        push(folder, REPO)
+    assert caught.value.hint == "name another: --revision BRANCH"
 
 
 def test_without_a_token_nothing_is_tried(home, folder, monkeypatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,6 +27,7 @@ _GIVEN = (
     "dry_run",
     "unchecked",
     "card",
+    "bench",
 )
 
 
@@ -50,6 +52,12 @@ _GIVEN = (
 )
 @click.option(
     "--card/--no-card", default=True, show_default=True, help="Write a section into the model card."
+)
+@click.option(
+    "--bench",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="What `stopt bench --format json` printed of these files: the card then has their speed.",
 )
 @options.output_options
 @options.collect("given", *_GIVEN)

@@ -40,7 +40,9 @@ def source_failure(error: BaseException, text: str, name: str, revision: str | N
         case errors.GatedRepoError():
             return SourceError(f"{name} is gated", "accept its terms on the Hub, then `hf auth login`")
         case errors.RevisionNotFoundError():
-            return SourceError(f"{name} has no revision {revision!r}", "name a branch, tag or commit")
+            return SourceError(
+                f"{name} has no revision {revision or 'main'!r}", "name a branch, tag or commit"
+            )
         case errors.RepositoryNotFoundError():
             return SourceError(f"there is no folder {text} and no Hub repository {name} for you", _REACH)
         case errors.HFValidationError():

@@ -124,8 +124,10 @@ def open_repository(name: str, revision: str | None = None, token: str | bool | 
         raise PushError("pushing needs a Hub token", "log in: hf auth login, or --token, or HF_TOKEN")
     branch = revision or "main"
     found = look(name, branch, used)
-    if found.branch_exists or branch == "main" or found.commit is None:
+    if found.branch_exists or found.commit is None:
         return found
+    if branch == "main":
+        raise PushError(f"{name} has no branch main", "name another: --revision BRANCH")
     plain = look(name, "main", used)
     return Repository(name, branch, plain.commit, plain.private, plain.files, used, branch_exists=False)
 

@@ -7,16 +7,17 @@ own files go along where the repository has no model yet. Nothing else in the fo
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from stopt import card, hub
-from stopt.artifact import MANIFEST, Manifest, sha256
+from stopt.artifact import MANIFEST, FileRecord, Manifest, sha256
 from stopt.card import Shown
 from stopt.errors import PushError, SourceError, StoptWarning
 from stopt.folder import contained
 from stopt.publishing.selection import Selection, select
+from stopt.publishing.speeds import read_speeds
 from stopt.reading import read_spec
 
 __all__ = ["PushOptions", "PushResult", "PushedFile", "prepare", "push"]
@@ -40,6 +41,7 @@ class PushOptions:
         dry_run: Say what would be pushed, and push nothing.
         unchecked: Push files that were not compared with torch, or are too far from it, too; the model card says so.
         card: Write the section about the files into the model card.
+        bench: What ``stopt bench --format json`` printed of these files; the card then has their speed.
     """
 
     create_pr: bool = False
@@ -51,6 +53,7 @@ class PushOptions:
     dry_run: bool = False
     unchecked: bool = False
     card: bool = True
+    bench: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,17 +127,22 @@ def push(
     selection = select(root, spec, chosen.include, unchecked=chosen.unchecked)
     remote = hub.open_repository(repository, chosen.revision, chosen.token)
     _check_remote(remote, selection, chosen)
-    contents = _contents(root, selection, remote, chosen)
+    there = _recorded_there(remote)
+    contents = _contents(root, selection, remote, there, chosen)
+    speeds = read_speeds(chosen.bench, selection.records) if chosen.bench else {}
     shown = [
-        Shown(name, record, name in selection.checked) for name, record in sorted(selection.records.items())
+        Shown(name, record, name in selection.checked, speeds.get(name))
+        for name, record in sorted(selection.records.items())
     ]
     about = card.About(repository, spec.kind, selection.manifest, tuple(shown), chosen.revision)
+    kept = [Shown(name, record, True) for name, record in there.items() if name not in selection.records]
     title = chosen.commit_message or card.title(about)
     number = hub.next_number(remote) if chosen.create_pr else 0
     text = card.pull_request(about, number) if number else card.commit_text(about)
     written = None
     if chosen.card:
-        written = card.write(_old_card(root, remote), about)
+        everything = sorted([*shown, *kept], key=lambda each: each.name) if shown else []
+        written = card.write(_old_card(root, remote), replace(about, files=tuple(everything)))
         contents[_CARD] = hub.Content.of(written.encode())
     files = tuple(
         PushedFile(path, each.size_bytes, _state(remote, path, each)) for path, each in contents.items()
@@ -216,7 +224,11 @@ def _check_repository(remote: hub.Repository, options: PushOptions) -> None:
 
 
 def _contents(
-    root: Path, selection: Selection, remote: hub.Repository, options: PushOptions
+    root: Path,
+    selection: Selection,
+    remote: hub.Repository,
+    there: Mapping[str, FileRecord],
+    options: PushOptions,
 ) -> dict[str, hub.Content]:
     """What is committed, by path: data before the graphs that refer to it, the manifest last."""
     contents: dict[str, hub.Content] = {}
@@ -230,20 +242,27 @@ def _contents(
         for part, known in record.parts.items():
             contents[part] = hub.Content(root / part, str(known["sha256"]), int(known["size_bytes"]))
     if selection.checked:
-        contents[MANIFEST] = hub.Content.of(_manifest_text(selection, remote).encode())
+        contents[MANIFEST] = hub.Content.of(_manifest_text(selection, remote, there).encode())
     return contents
 
 
-def _manifest_text(selection: Selection, remote: hub.Repository) -> str:
+def _recorded_there(remote: hub.Repository) -> dict[str, FileRecord]:
+    """What the repository's own manifest says of the files that it has."""
+    text = remote.read(MANIFEST)
+    if text is None:
+        return {}
+    manifest = Manifest.parse(text, f"{MANIFEST} of {remote.name}")
+    return {name: record for name, record in manifest.files.items() if name in remote.files}
+
+
+def _manifest_text(selection: Selection, remote: hub.Repository, there: Mapping[str, FileRecord]) -> str:
     """The manifest for the repository: of the files pushed, and of those that were there and stay."""
-    files = {name: selection.records[name] for name in selection.checked}
-    old = Manifest.parse(text, f"{MANIFEST} of {remote.name}") if (text := remote.read(MANIFEST)) else None
-    if old is not None:
-        files = {**{name: record for name, record in old.files.items() if name in remote.files}, **files}
+    kept = {name: record for name, record in there.items() if name not in selection.records}
+    files = {**kept, **{name: selection.records[name] for name in selection.checked}}
     # what the repository does not have cannot be vouched for
     own = selection.all_own if not remote.has_model else selection.own
-    there = {*own, *remote.files}
-    inputs = {name: each for name, each in selection.manifest.inputs.items() if name in there}
+    has = {*own, *remote.files}
+    inputs = {name: each for name, each in selection.manifest.inputs.items() if name in has}
     return replace(selection.manifest, files=files, inputs=inputs).text()
 
 
