@@ -108,6 +108,7 @@ class About:
         manifest: Where the files come from.
         files: The files.
         revision: Branch they go to; None is main.
+        card: Whether the model card gains a section.
     """
 
     repository: str
@@ -115,6 +116,7 @@ class About:
     manifest: Manifest
     files: Sequence[Shown]
     revision: str | None = None
+    card: bool = True
 
     @property
     def engines(self) -> str:
@@ -159,8 +161,8 @@ def pull_request(about: About, number: int) -> str:
     return f"""\
 Hello!
 
-This pull request adds {noun} to this repository. Nothing that is here is changed, \
-except for a section in the model card.
+This pull request adds {noun} to this repository. Nothing that is here is changed\
+{", except that the model card gains a section and tags" if about.card else ""}.
 
 {_table(about)}
 

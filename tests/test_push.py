@@ -192,6 +192,13 @@ def test_a_pull_request_leaves_main_alone(home, folder) -> None:
     assert 'revision="refs/pr/1",' in repo.pulls[0]["text"]
 
 
+@pytest.mark.parametrize("card", [True, False])
+def test_a_pull_request_says_what_it_changes(home, folder, card) -> None:
+    push(folder, REPO, PushOptions(create_pr=True, card=card))
+    said = "Nothing that is here is changed, except that the model card gains a section and tags."
+    assert (said if card else "Nothing that is here is changed.\n") in home.repos[REPO].pulls[0]["text"]
+
+
 def test_the_snippet_has_the_number_also_when_somebody_was_faster(home, folder) -> None:
     def meanwhile(text: str) -> None:
         if text.startswith("pushing"):

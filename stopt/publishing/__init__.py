@@ -134,7 +134,7 @@ def push(
         Shown(name, record, name in selection.checked, speeds.get(name))
         for name, record in sorted(selection.records.items())
     ]
-    about = card.About(repository, spec.kind, selection.manifest, tuple(shown), chosen.revision)
+    about = card.About(repository, spec.kind, selection.manifest, tuple(shown), chosen.revision, chosen.card)
     kept = [Shown(name, record, True) for name, record in there.items() if name not in selection.records]
     title = chosen.commit_message or card.title(about)
     number = hub.next_number(remote) if chosen.create_pr else 0
