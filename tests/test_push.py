@@ -434,6 +434,7 @@ def told(home, folder) -> list[str]:
     return found
 
 
+@pytest.mark.slow  # pytest -m slow tests/test_push.py
 def test_the_snippets_run_as_they_are(home, told, tmp_path) -> None:
     environment = {
         **os.environ,
