@@ -158,6 +158,9 @@ class OpenVinoSession:
         config: dict[str, object] = {}
         if self.device == "CPU":
             config["INFERENCE_NUM_THREADS"] = self._threads
+            if self._threads < describe_machine().threads:
+                # bound to cores, those of several processes would all be bound to the first ones
+                config["ENABLE_CPU_PINNING"] = False
             config["CPU_RUNTIME_CACHE_CAPACITY"] = PLANS
         if options.dtype != "auto":
             config[_PRECISION] = _HINTS[options.dtype or "float32"]
