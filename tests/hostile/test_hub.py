@@ -151,7 +151,7 @@ def test_a_hub_that_drips_is_given_up(served, monkeypatch, where) -> None:
     monkeypatch.setattr(calls, "PATIENCE_S", 0.5)
     monkeypatch.setattr(calls, "SLOWEST", 1e9)
     served.fault(where, drip_s=0.3, times=-1)
-    with pytest.raises(SourceError, match="no answer within 0 s") as caught:
+    with pytest.raises(SourceError, match=r"no answer within [01] s") as caught:
         hub.fetch(REPO)
     assert caught.value.hint == "check the connection and try again"
 
