@@ -90,7 +90,9 @@ def _make(workshop: Workshop, file: Path, options: OptimizeOptions) -> Mapping[s
     except Exception as error:  # the optimiser raises whatever its graph passes met
         raise ConversionError(
             f"{options.source_file} cannot be optimised to {options.level.value}: {type(error).__name__}: {error}",
-            "-O1 works on every graph",
+            "is the disk full? export the model again if not"
+            if options.level is Level.O1
+            else "-O1 works on every graph",
         ) from error
     return {}
 

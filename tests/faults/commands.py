@@ -10,14 +10,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Done", "children_of", "content", "residue", "run", "start", "stopped"]
+__all__ = ["Done", "children_of", "content", "finish", "residue", "run", "start", "stopped"]
 
 LIMIT_S = 120  # a hang, not a slow machine
 
 
 @dataclass(frozen=True)
 class Done:
-    """How a command ended."""
+    """How a command ended.
+
+    Attributes:
+        code: Exit code as a shell has it: 130 for a process that ended by SIGINT, and so on.
+        stdout: What it printed.
+        stderr: What it said.
+        seconds: How long it took to end.
+    """
 
     code: int
     stdout: str
@@ -46,10 +53,20 @@ def start(command: Sequence[str | Path], before: Callable[[], None] | None = Non
     )
 
 
+def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Wait for a command and return what it printed and said; one that hangs is killed."""
+    try:
+        return process.communicate(timeout=LIMIT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise
+
+
 def run(command: Sequence[str | Path], before: Callable[[], None] | None = None) -> Done:
     """Run a command of stopt to its end."""
     process = start(command, before)
-    stdout, stderr = process.communicate(timeout=LIMIT_S)
+    stdout, stderr = finish(process)
     return Done(process.returncode, stdout, stderr)
 
 
@@ -74,10 +91,11 @@ def stopped(
         if process.poll() is None:
             process.send_signal(number)
             time.sleep(0.2 if times > 1 else 0)
-    stdout, stderr = process.communicate(timeout=LIMIT_S)
+    stdout, stderr = finish(process)
     seconds = time.monotonic() - sent
     assert not children_of(process.pid), "a child lives on"
-    return Done(process.returncode, stdout, "".join(said) + stderr, seconds)
+    code = process.returncode if process.returncode >= 0 else 128 - process.returncode
+    return Done(code, stdout, "".join(said) + stderr, seconds)
 
 
 def children_of(group: int) -> list[int]:

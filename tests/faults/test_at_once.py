@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from faults.commands import LIMIT_S, content, residue, start
+from faults.commands import content, finish, residue, start
 
 from stopt import SentenceTransformer, StoptError
 from stopt.artifact import Manifest
@@ -35,7 +35,7 @@ def two_at_once(tiny: Callable[..., Path], folder: Path) -> None:
     before = [content(source)["model.safetensors"] for source in sources]
     running = [start(["export", source, "-o", folder, "--force", "-q"]) for source in sources]
     for process in running:
-        stdout, stderr = process.communicate(timeout=LIMIT_S)
+        stdout, stderr = finish(process)
         assert process.returncode == 0, (stdout, stderr)
     manifest = assert_whole(folder)
     won = before.index(manifest.inputs["model.safetensors"]["sha256"])
@@ -65,7 +65,7 @@ def test_exports_for_two_engines_at_once_are_both_recorded(tiny, tmp_path) -> No
         for backend in ("onnx", "openvino")
     ]
     for process in running:
-        stdout, stderr = process.communicate(timeout=LIMIT_S)
+        stdout, stderr = finish(process)
         assert process.returncode == 0, (stdout, stderr)
     assert set(assert_whole(folder).files) == {"onnx/model.onnx", "openvino/openvino_model.xml"}
 
@@ -74,7 +74,7 @@ def test_exports_for_two_engines_at_once_are_both_recorded(tiny, tmp_path) -> No
 def test_without_force_the_second_of_two_is_refused(tiny, tmp_path) -> None:
     folder = tmp_path / "model"
     running = [start(["export", tiny("bert", seed=seed), "-o", folder, "-q"]) for seed in (0, 1)]
-    said = [process.communicate(timeout=LIMIT_S)[1] for process in running]
+    said = [finish(process)[1] for process in running]
     assert sorted(process.returncode for process in running) == [0, 1], said
     assert any("made by another run meanwhile" in each or "exists already" in each for each in said) or any(
         "has another" in each for each in said

@@ -52,7 +52,9 @@ def test_a_file_that_cannot_grow_is_a_plain_error(folder: Path, name: str) -> No
         resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST[name], resource.RLIM_INFINITY))
 
     before = content(folder.parent)
-    run(command_of(name, folder), small_files).assert_plain_error("File too large", "disk full")
+    run(command_of(name, folder), small_files).assert_plain_error(
+        "File too large", "disk full", "serialization failed"
+    )
     assert content(folder.parent) == before
     assert residue(folder.parent) == []
 

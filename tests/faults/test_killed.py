@@ -1,18 +1,20 @@
-"""F1: commands that are killed, anywhere: the destination is as before or as after."""
+"""F1 and F2: commands that are killed or interrupted, anywhere: the destination is as before or as after."""
 
 import random
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faults.commands import content, run, start
+from faults.commands import content, residue, run, start, stopped
 
 from stopt.artifact import Manifest
 from stopt.certificate import examine
 from stopt.staging import settle
 
+SOON_S = 20  # 5 on a machine of its own; tests share theirs
 CONVERSIONS = {
     "export": ["export", "--backend", "onnx", "--force"],
     "optimize": ["optimize", "-O1", "--force"],
@@ -81,3 +83,57 @@ def test_a_kill_leaves_the_old_files_or_the_new(folder: Path) -> None:
 @pytest.mark.parametrize("name", CONVERSIONS)
 def test_twenty_kills_leave_the_old_files_or_the_new(folder: Path, name: str) -> None:
     kill_at_random(folder, name, 20, 20)
+
+
+# ---- interrupts -----------------------------------------------------------------------------------------------------
+
+
+def commands(folder: Path) -> dict[str, tuple[list[str], str]]:
+    """Each command that writes, and what it says when it is at it."""
+    texts, model = str(folder.with_name("texts.txt")), str(folder)
+    out = folder.parent
+    recipe = out / "recipe.toml"
+    recipe.write_text(
+        f'[source]\nrepo = "{model}"\n[[step]]\nkind = "quantize"\ntarget = "avx2"\n', encoding="utf-8"
+    )
+    return {
+        "export": (["export", model, "-o", str(out / "new")], "making"),
+        "optimize": (["optimize", model, "-O1"], "making"),
+        "quantize": (["quantize", model, "--static", "--backend", "openvino"], "calibrating"),
+        "run": (["run", str(recipe), "-o", str(out / "new")], "making"),
+        "check": (["check", model, "--junit", str(out / "check.xml")], "checking"),
+        "calibrate": (["calibrate", model, "--texts", texts], ""),
+        "index": (["index", texts, "--model", model, "-o", str(out / "made.index")], ""),
+        "encode": (["encode", model, texts, "-o", str(out / "out.npy")], ""),
+    }
+
+
+CONVERTING = ("export", "optimize", "quantize", "run", "check")
+
+
+@pytest.mark.scorecard("F2")
+@pytest.mark.parametrize(
+    ("name", "number", "times"),
+    [
+        ("export", signal.SIGINT, 1),
+        ("quantize", signal.SIGTERM, 1),
+        ("run", signal.SIGINT, 2),
+        ("check", signal.SIGTERM, 2),
+        ("calibrate", signal.SIGINT, 1),
+        ("index", signal.SIGTERM, 1),
+        ("encode", signal.SIGINT, 1),
+    ],
+)
+def test_an_interrupt_ends_a_command_soon_and_leaves_nothing(
+    folder: Path, name: str, number: int, times: int
+) -> None:
+    command, said = commands(folder)[name]
+    before = content(folder.parent)
+    done = stopped(command, number, after=said, delay_s=0.0 if said else 0.9, times=times)
+    if not said and done.code == 0:
+        pytest.skip("it was done before")
+    assert done.code == (130 if number == signal.SIGINT else 143), done
+    assert done.seconds < SOON_S * (1 if times == 1 else 2), done
+    assert "Traceback" not in done.stderr
+    assert content(folder.parent) == before
+    assert residue(folder.parent) == []
