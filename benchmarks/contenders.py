@@ -202,7 +202,8 @@ def bare_engines(work: Path) -> list[Contender]:
             ("onnx int8", theirs / ONNX_INT8, None, "onnxruntime"),
             ("openvino f32", ours / OV, "f32", "openvino"),
             ("openvino bf16", ours / OV, "bf16", "openvino"),
-            ("openvino int8", ours / OV_INT8, None, "openvino"),
+            ("openvino int8", ours / OV_INT8, "f32", "openvino"),
+            ("openvino int8 bf16", ours / OV_INT8, "bf16", "openvino"),
         )
     ]
 

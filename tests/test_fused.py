@@ -92,8 +92,9 @@ def test_other_modules_than_the_model_has_now_are_not_served(folder, backend, tm
     changed = text.replace('"cls"', '"max"')
     assert changed != text
     config.write_text(changed)
-    served = SentenceTransformer(copy, backend=backend.value, model_kwargs={"file_name": NAMES[backend]})
-    plain = SentenceTransformer(copy, backend=backend.value)
+    opened = {"backend": backend.value, "verify": False}  # unsealed: the change is meant
+    served = SentenceTransformer(copy, model_kwargs={"file_name": NAMES[backend]}, **opened)
+    plain = SentenceTransformer(copy, **opened)
     old = SentenceTransformer(folder, backend=backend.value)
     np.testing.assert_allclose(served.encode(TEXTS), plain.encode(TEXTS), atol=1e-6)
     assert np.abs(served.encode(TEXTS) - old.encode(TEXTS)).max() > 1e-3
