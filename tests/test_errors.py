@@ -21,6 +21,7 @@ from stopt.errors import (
     StoptError,
     UnsupportedModel,
     UntrustedModel,
+    VectorError,
     WorkerError,
     suggest,
 )
@@ -37,6 +38,7 @@ EXIT_CODES = {
     MissingExtra: 1,
     WorkerError: 1,
     ForkError: 1,
+    VectorError: 1,
     ParityError: 3,
     SpaceError: 3,
     UntrustedModel: 4,

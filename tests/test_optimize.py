@@ -16,7 +16,14 @@ from stopt import SentenceTransformer
 from stopt.artifact import sha256
 from stopt.convert.optimize import optimize
 from stopt.convert.produce import Produced
-from stopt.errors import ArtifactError, ConversionError, OptionError, ParityError, UnsupportedModel
+from stopt.errors import (
+    ArtifactError,
+    ConversionError,
+    CorruptModel,
+    OptionError,
+    ParityError,
+    UnsupportedModel,
+)
 from stopt.steps import Level, OptimizeOptions
 
 Tiny = Callable[..., Path]
@@ -228,9 +235,9 @@ def test_source_that_is_no_graph(exported, tmp_path) -> None:
     folder = shutil.copytree(exported("bert"), tmp_path / "model")
     (folder / "onnx/model.onnx").write_bytes(b"no graph at all")
     before = content(folder)
-    with pytest.raises(ConversionError, match=r"onnx/model\.onnx cannot be read") as caught:
+    with pytest.raises(CorruptModel, match=r"onnx/model\.onnx is not an ONNX file") as caught:
         run(folder)
-    assert caught.value.hint == "export it again, with --force"
+    assert caught.value.hint == "fetch the file again, or export it with `stopt export --force`"
     assert content(folder) == before
 
 
@@ -242,9 +249,9 @@ def test_data_file_that_is_missing(exported, tmp_path) -> None:
     (folder / "onnx/model.onnx_data").unlink()
     before = content(folder)
     for level in ("O1", "O3"):
-        with pytest.raises(ConversionError, match=f"cannot be optimised to {level}") as caught:
+        with pytest.raises(CorruptModel, match=r"model\.onnx_data is missing") as caught:
             run(folder, level)
-        assert caught.value.hint
+        assert caught.value.hint == "fetch it again together with its data files"
         assert content(folder) == before
 
 

@@ -39,6 +39,7 @@ ERRORS = {
     errors.PushError("it broke", "mend it"): 1,
     errors.WorkerError("it broke", "mend it"): 1,
     errors.ForkError("it broke", "mend it"): 1,
+    errors.VectorError("it broke", "mend it", rows=[3]): 1,
     errors.MissingExtra("it broke: torch", "torch"): 1,
     errors.ParityError("it broke", "mend it", None): 3,
     errors.SpaceError("it broke", "mend it"): 3,
@@ -80,7 +81,7 @@ def test_every_command_explains_itself(run, name, flag) -> None:
     result = run(name, flag)
     assert result.exit_code == 0
     assert result.stdout.startswith(f"Usage: stopt {name} ")
-    assert re.search(rf"Example:\n +stopt {name}\b", result.stdout)
+    assert re.search(rf"Example:\n(?: +\S.*\n)*? +stopt {name}\b", result.stdout)
     assert not result.stderr
 
 
@@ -100,13 +101,15 @@ def test_every_option_has_a_help_text(name) -> None:
 
 def test_an_option_means_the_same_in_every_command() -> None:
     seen: dict[str, tuple[str, str | None]] = {}
-    # what a command reads, opens, makes or pushes to differs, and so does what it makes ranges of
+    # what a command reads, opens, makes, pushes to or signs with differs, and so does what it makes ranges of
     ours = {
         "backend",
+        "certificate",
         "column",
         "engine",
         "file-name",
         "from",
+        "key",
         "model",
         "output",
         "percentile",

@@ -66,8 +66,8 @@ def build(folder: Path) -> Path:
 
 
 def weights() -> dict[str, np.ndarray]:
-    """The weights of a BertModel of this configuration, zeros but for the table."""
-    names = {
+    """The weights of a BertModel of this configuration, zeros but for the table, and ones where layers are normed."""
+    names: dict[str, Any] = {
         "embeddings.word_embeddings.weight": table(),
         "embeddings.token_type_embeddings.weight": (1, WIDTH),
     }
@@ -78,7 +78,10 @@ def weights() -> dict[str, np.ndarray]:
     for place in [*places, "pooler.dense"]:
         names |= {f"{place}.weight": (WIDTH, WIDTH), f"{place}.bias": (WIDTH,)}
     for place in ("embeddings", f"{layer}.attention.output", f"{layer}.output"):
-        names |= {f"{place}.LayerNorm.weight": (WIDTH,), f"{place}.LayerNorm.bias": (WIDTH,)}
+        names |= {
+            f"{place}.LayerNorm.weight": np.ones(WIDTH, np.float32),
+            f"{place}.LayerNorm.bias": (WIDTH,),
+        }
     return {
         name: value if isinstance(value, np.ndarray) else np.zeros(value, np.float32)
         for name, value in names.items()
