@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,7 +38,16 @@ if __name__ == "__main__":
     found = model.encode({texts}, pool=pool, chunk_size=20)
     print("RESULT", len(found))
 """
-KILL = "threading.Timer({after}, lambda: os.kill(pool['processes'][0].pid, signal.SIGKILL)).start()"
+# in the middle of the work: a worker that has not begun is missed by nobody
+KILL = """
+def strike():
+    while pool["input"].qsize() < 100:
+        time.sleep(0.001)
+    while pool["input"].qsize() > 50:
+        time.sleep(0.001)
+    os.kill(pool["processes"][0].pid, signal.SIGKILL)
+threading.Thread(target=strike, daemon=True).start()
+"""
 EXPORT = """
 from sentence_transformers import SentenceTransformer
 SentenceTransformer({folder!r}, backend="onnx", model_kwargs={{"export": True}}).save_pretrained({out!r})
@@ -59,6 +69,7 @@ def run_rival(cases: Sequence[str]) -> dict[str, Any]:
             folder = Path(place) / case
             shutil.copytree(Path(place) / "exported", folder)
             found[case] = prepare(folder)
+            found[case]["what"] = found[case]["what"].replace(f"{place}/", "")
             print(f"sentence-transformers {case}: {found[case]}", file=sys.stderr)
     return found
 
@@ -162,7 +173,7 @@ def f1(folder: Path) -> dict[str, Any]:
 
 def pool(texts: str, before: str = "pass", right: str = "") -> Callable[[Path], dict[str, Any]]:
     def prepared(folder: Path) -> dict[str, Any]:
-        code = POOL.format(folder=str(folder), before=before, texts=texts)
+        code = POOL.format(folder=str(folder), before=textwrap.indent(before, " " * 4).strip(), texts=texts)
         return carried_out(code, "process", right=right)
 
     return prepared
@@ -214,7 +225,7 @@ PREPARED: dict[str, Callable[[Path], dict[str, Any]]] = {
     "H13": h13,
     "H15": h15,
     "F1": f1,
-    "F6": pool(MANY, KILL.format(after=0.5), right="4000"),
+    "F6": pool(MANY, KILL, right="4000"),
     "F7": pool('["a"] * 40 + [3.5] * 40'),
     "F13": f13,
     "F14": f14,
