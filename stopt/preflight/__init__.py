@@ -6,7 +6,7 @@ the rule; nothing that a file names is opened to find that out.
 
 from __future__ import annotations
 
-from stopt.preflight.config import refuse_code
+from stopt.preflight.config import ATTENTIONS, refuse_code
 from stopt.preflight.data_names import data_names
 from stopt.preflight.onnx import vet_onnx
 from stopt.preflight.openvino import vet_openvino
@@ -16,6 +16,7 @@ from stopt.preflight.verdict import Verdict
 from stopt.preflight.whole_folder import Survey, kind_of, survey
 
 __all__ = [
+    "ATTENTIONS",
     "Survey",
     "Verdict",
     "data_names",

@@ -12,12 +12,13 @@ from typing import Any
 
 from stopt.errors import UntrustedModel
 
-__all__ = ["refuse_code"]
+__all__ = ["ATTENTIONS", "refuse_code"]
 
 _CODE = {"auto_map", "custom_pipelines"}
 # by which transformers would take another configuration or other weights than those that were checked
 _ELSEWHERE = {"configuration_files", "transformers_weights"}
-_ATTENTION = {"eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"}
+# those that transformers has; any other name is a place on the Hub, to fetch code from
+ATTENTIONS = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")
 _HINT = "stopt never runs code from a model; use one whose architecture transformers has built in"
 
 
@@ -60,4 +61,4 @@ def _reason(key: str, value: Any, *, read_by_others: bool) -> str | None:
 def _foreign_attention(value: Any) -> str | None:
     """The first name of an attention that is not one of transformers' own: it would be fetched from the Hub."""
     values = value.values() if isinstance(value, Mapping) else [value]
-    return next((each for each in values if isinstance(each, str) and each not in _ATTENTION), None)
+    return next((each for each in values if isinstance(each, str) and each not in ATTENTIONS), None)

@@ -237,9 +237,10 @@ class Model:
 
     def __repr__(self) -> str:
         session = self._pipeline.session
+        padding_free = "padding_free=True, " if session.limits.padding_free else ""
         return (
             f"{type(self).__name__}({session.file}, backend={session.backend.value!r}, device={session.device!r}, "
-            f"precision={session.precision!r}, {self.width_name}={self._dimension()})"
+            f"precision={session.precision!r}, {padding_free}{self.width_name}={self._dimension()})"
         )
 
     def _dimension(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from stopt.errors import OptionError, suggest
 from stopt.folder import read_json_object
+from stopt.preflight import ATTENTIONS
 from stopt.spec import ENGINES, Backend
 
 __all__ = [
@@ -78,7 +79,8 @@ class TorchOptions:
     Attributes:
         subfolder: Folder of the transformer in the model folder, beside what modules.json says.
         dtype: ``"float32"``, ``"float16"``, ``"bfloat16"`` or ``"auto"``, the checkpoint's; None is float32.
-        attn_implementation: Attention of transformers, such as ``"eager"``, ``"sdpa"`` or ``"flash_attention_2"``.
+        attn_implementation: Attention of transformers: ``"eager"``, ``"sdpa"``, ``"flex_attention"``,
+            ``"flash_attention_2"`` or ``"flash_attention_3"``; None is its default, sdpa where the model has it.
         compile: Whether torch.compile is used.
         threads: Threads of the CPU, for all of torch in this process; None leaves torch's as they are.
     """
@@ -167,6 +169,12 @@ def _check_types(values: Mapping[str, Any]) -> None:
                 f"{key} is {values[key]!r}, expected text",
                 "model_kwargs={'file_name': 'onnx/model.onnx'}, for example",
             )
+    attention = values.get("attn_implementation")
+    if attention not in (None, *ATTENTIONS):
+        raise OptionError(
+            f"attn_implementation {attention!r} is not in transformers",
+            suggest(attention, ATTENTIONS),
+        )
     for key, kinds in (("provider_options", Mapping), ("ov_config", Mapping | str | Path)):
         if not isinstance(values.get(key), kinds | None):
             raise OptionError(f"{key} is {values[key]!r}, expected names with values")

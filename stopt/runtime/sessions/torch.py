@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import warnings
@@ -24,10 +25,13 @@ from stopt.runtime.batching import BatchLimits
 from stopt.runtime.modules import Features
 from stopt.runtime.options import TorchOptions
 from stopt.runtime.sessions import tokens_within
+from stopt.runtime.sessions.packing import FLASH, Packed, check_flash, takes_packed
 from stopt.runtime.tokenizer import Batch
 from stopt.spec import Backend, ModelSpec, Task
 
 __all__ = ["TorchSession", "load_transformer"]
+
+logger = logging.getLogger("stopt")
 
 # of these, only the encoder makes embeddings
 _ENCODER_CLASSES = {
@@ -67,6 +71,8 @@ class TorchSession:
         self._device = _choose_device(device)
         if options.threads is not None:
             torch.set_num_threads(options.threads)
+        if options.attn_implementation in FLASH:  # before a long load
+            check_flash(options.attn_implementation, self._device.type, options.dtype or "float32")
         model = load_transformer(
             root, spec, dtype=options.dtype or "float32", attn_implementation=options.attn_implementation
         )
@@ -74,10 +80,13 @@ class TorchSession:
         self._forward = torch.compile(self.model, dynamic=True) if options.compile else self.model
         self._dtype: torch.dtype = self.model.dtype
         self.device = str(self._device)
-        tokens = CPU_BATCH_TOKENS if self._device.type == "cpu" else ACCELERATOR_BATCH_TOKENS
-        self.limits = BatchLimits(tokens=tokens_within(tokens, spec))
         self.precision = str(self._dtype).removeprefix("torch.")
-        accepted = self.model.forward.__code__.co_varnames
+        tokens = CPU_BATCH_TOKENS if self._device.type == "cpu" else ACCELERATOR_BATCH_TOKENS
+        self.limits = BatchLimits(tokens=tokens_within(tokens, spec), padding_free=self._is_padding_free())
+        accepted = inspect.signature(self.model.forward).parameters
+        self._settings: dict[str, Any] = {"return_dict": True}
+        if "use_cache" in accepted:  # keys and values for a text that goes on: memory for nothing
+            self._settings["use_cache"] = False
         self._inputs = {"input_ids", "attention_mask"}
         if spec.tokenizer.token_types and "token_type_ids" in accepted:
             self._inputs.add("token_type_ids")
@@ -85,15 +94,44 @@ class TorchSession:
         if spec.tokenizer.padding_side == "left" and "position_ids" in accepted:
             self._inputs.add("position_ids")
 
+    def _is_padding_free(self) -> bool:
+        """Whether batches are run without padding; says so in the log where it is a question."""
+        attention = self.model.config._attn_implementation
+        if attention not in FLASH:
+            return False
+        check_flash(attention, self._device.type, self.precision)
+        free = takes_packed(attention, self.model.config.model_type, self._task)
+        logger.info("%s: %s runs batches %s padding", self.file, attention, "without" if free else "with")
+        return free
+
     def run(self, batch: Batch) -> Features:
         """Run one batch; see :class:`~stopt.runtime.sessions.Session`."""
-        inputs = {
-            name: torch.from_numpy(getattr(batch, name)).to(self._device) for name in sorted(self._inputs)
-        }
+        if self.limits.padding_free:
+            return self._run_packed(batch)
+        inputs = {name: self._tensor(getattr(batch, name)) for name in sorted(self._inputs)}
         with torch.inference_mode():
-            outputs = self._forward(**inputs, return_dict=True)
+            outputs = self._forward(**inputs, **self._settings)
         values = outputs.last_hidden_state if self._task is Task.FEATURES else outputs.logits
         return {self._target: values, "attention_mask": inputs["attention_mask"]}
+
+    def _run_packed(self, batch: Batch) -> Features:
+        packed = Packed.of(batch)
+        starts = self._tensor(packed.starts)
+        with torch.inference_mode():
+            outputs = self._forward(
+                input_ids=self._tensor(packed.input_ids),
+                position_ids=self._tensor(packed.position_ids),
+                cu_seq_lens_q=starts,
+                cu_seq_lens_k=starts,
+                max_length_q=packed.longest,
+                max_length_k=packed.longest,
+                **self._settings,
+            )
+            values = packed.unpacked(outputs.last_hidden_state, self._tensor(packed.places))
+        return {self._target: values, "attention_mask": self._tensor(batch.attention_mask)}
+
+    def _tensor(self, array: npt.NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(array).to(self._device)
 
     def map(self, batches: Iterable[Batch]) -> Iterator[Features]:
         """Run many batches, one after the other; see :class:`~stopt.runtime.sessions.Session`."""
@@ -131,6 +169,7 @@ def load_transformer(
     Raises:
         SourceError: If there are no weights.
         UnsupportedModel: If transformers does not know the architecture, or the weights are a pickle.
+        OptionError: If the model has no such attention.
         CorruptModel: If the weights cannot be read or do not fit config.json.
     """
     folder = contained(root, spec.transformer.path)
@@ -172,6 +211,8 @@ def load_transformer(
                     f"transformers {transformers.__version__} has no architecture {spec.transformer.model_type!r}"
                 ],
             ) from error
+        if "ttention" in str(error):
+            raise _attention_error(str(error), attn_implementation, spec) from error
         raise CorruptModel(f"{folder}: transformers cannot load the model: {error}") from error
     except Exception as error:  # safetensors and torch raise their own, and RuntimeError for shapes
         raise CorruptModel(
@@ -185,6 +226,16 @@ def load_transformer(
             "config.json and model.safetensors come from different models, or the download is incomplete",
         )
     return model
+
+
+def _attention_error(text: str, asked: str | None, spec: ModelSpec) -> OptionError:
+    """What transformers says of an attention, less its advice."""
+    where = "" if asked else ", which config.json names"
+    return OptionError(
+        f"transformers {transformers.__version__} cannot run a {spec.transformer.model_type} with this attention{where}: "
+        f"{text.partition('. ')[0]}",
+        f"model_kwargs={{'attn_implementation': '{'eager' if asked == 'sdpa' else 'sdpa'}'}}",
+    )
 
 
 def _require_safetensors(folder: Path) -> None:
