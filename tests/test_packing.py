@@ -182,7 +182,7 @@ def test_what_cannot_be_packed_is_padded(tmp_path, flash, caplog) -> None:
     pairs = [("a", "b"), ("the quick brown fox", "word " * 30)]
     with caplog.at_level(logging.INFO, "stopt"):
         model = CrossEncoder(folder, backend="torch", device="cpu", model_kwargs=FLASH)
-    assert "flash_attention_2 runs batches with padding" in caplog.text
+    assert "flash_attention_2, the model is given padded batches" in caplog.text
     assert "padding_free" not in repr(model)
     plain = CrossEncoder(folder, backend="torch", device="cpu", model_kwargs=EAGER)
     np.testing.assert_allclose(model.predict(pairs), plain.predict(pairs), atol=CLOSE)
@@ -192,7 +192,7 @@ def test_what_cannot_be_packed_is_padded(tmp_path, flash, caplog) -> None:
 def test_it_is_said_that_batches_have_no_padding(tiny, flash, caplog) -> None:
     with caplog.at_level(logging.INFO, "stopt"):
         model = open_torch(tiny("qwen3"), **FLASH)
-    assert "flash_attention_2 runs batches without padding" in caplog.text
+    assert "flash_attention_2, the model is given batches without padding" in caplog.text
     assert "precision='float32', padding_free=True, " in repr(model)
     assert "padding_free" not in repr(open_torch(tiny("qwen3")))
 
@@ -269,7 +269,15 @@ def test_the_checkpoints_dtype_counts_too(tiny, flash, monkeypatch) -> None:
 
 def test_a_model_without_flash_attention_says_so(tiny, flash) -> None:
     with pytest.raises(
-        OptionError, match=r"cannot run a bert with this attention: BertModel does not support Flash"
+        OptionError, match=r"cannot run a bert with 'flash_attention_2': BertModel does not support Flash"
     ) as caught:
         open_torch(tiny("bert"), **FLASH)
-    assert caught.value.hint == "model_kwargs={'attn_implementation': 'sdpa'}"
+    assert caught.value.hint == "attn_implementation='sdpa' in model_kwargs, or leave it out"
+
+
+def test_modernbert_does_not_pick_flash_attention_by_itself(tiny, monkeypatch) -> None:
+    """As it does in transformers, in float32 too, which it then computes in bfloat16."""
+    folder = tiny("modernbert")  # built without it
+    standing_in(monkeypatch)
+    session = open_torch(folder).pipeline.session
+    assert session.model.config._attn_implementation == "sdpa"

@@ -1,10 +1,12 @@
 """Options that only torch has."""
 
+import json
+
 import numpy as np
 import pytest
 
 from stopt import CrossEncoder, SentenceTransformer, SparseEncoder
-from stopt.errors import OptionError
+from stopt.errors import CorruptModel, OptionError
 from stopt.runtime.tokenizer import Batch
 
 TEXTS = ["a", "the quick brown fox", "word " * 40, "¿qué?"]
@@ -106,10 +108,16 @@ def test_attention_of_another_name_is_refused(tiny) -> None:
 
 
 def test_attention_that_a_model_lacks_is_told(tiny) -> None:
-    with pytest.raises(
-        OptionError, match="cannot run a deberta-v2 with this attention: DebertaV2Model"
-    ) as caught:
+    with pytest.raises(OptionError, match="cannot run a deberta-v2 with 'sdpa': DebertaV2Model") as caught:
         SentenceTransformer(
             tiny("deberta-v2"), backend="torch", device="cpu", model_kwargs={"attn_implementation": "sdpa"}
         )
-    assert caught.value.hint == "model_kwargs={'attn_implementation': 'eager'}"
+    assert caught.value.hint == "attn_implementation='eager' in model_kwargs, or leave it out"
+
+
+def test_other_errors_with_attention_in_them_are_not_taken_for_that(tiny_copy) -> None:
+    folder = tiny_copy("bert")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_attention_heads": 5}))
+    with pytest.raises(CorruptModel, match="not a multiple of the number of attention heads"):
+        SentenceTransformer(folder, backend="torch", device="cpu")

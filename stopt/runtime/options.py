@@ -80,7 +80,7 @@ class TorchOptions:
         subfolder: Folder of the transformer in the model folder, beside what modules.json says.
         dtype: ``"float32"``, ``"float16"``, ``"bfloat16"`` or ``"auto"``, the checkpoint's; None is float32.
         attn_implementation: Attention of transformers: ``"eager"``, ``"sdpa"``, ``"flex_attention"``,
-            ``"flash_attention_2"`` or ``"flash_attention_3"``; None is its default, sdpa where the model has it.
+            ``"flash_attention_2"`` or ``"flash_attention_3"``; None is sdpa where the model has it.
         compile: Whether torch.compile is used.
         threads: Threads of the CPU, for all of torch in this process; None leaves torch's as they are.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from stopt.runtime.options import TorchOptions
 from stopt.runtime.sessions import tokens_within
 from stopt.runtime.sessions.packing import FLASH, Packed, check_flash, takes_packed
 from stopt.runtime.tokenizer import Batch
-from stopt.spec import Backend, ModelSpec, Task
+from stopt.spec import Backend, ModelSpec, Task, TransformerSpec
 
 __all__ = ["TorchSession", "load_transformer"]
 
@@ -46,6 +47,12 @@ _HEAD_CLASSES = {
     Task.MASKED_LM: "AutoModelForMaskedLM",
     Task.CLASSIFICATION: "AutoModelForSequenceClassification",
 }
+
+_ATTENTION_ERROR = re.compile(
+    r"does not support (Flash|an attention)|has been toggled on|requirements in Transformers are not met"
+)
+# takes flash attention unasked where it is installed, in float32 too, which it then computes in bfloat16
+_FLASH_UNASKED = {"modernbert"}
 
 CPU_BATCH_TOKENS = 2048
 ACCELERATOR_BATCH_TOKENS = 32_768
@@ -101,7 +108,8 @@ class TorchSession:
             return False
         check_flash(attention, self._device.type, self.precision)
         free = takes_packed(attention, self.model.config.model_type, self._task)
-        logger.info("%s: %s runs batches %s padding", self.file, attention, "without" if free else "with")
+        given = "batches without padding" if free else "padded batches"
+        logger.info("%s: %s, the model is given %s", self.file, attention, given)
         return free
 
     def run(self, batch: Batch) -> Features:
@@ -193,11 +201,7 @@ def load_transformer(
     task = spec.transformer.task
     encoder = _ENCODER_CLASSES.get(spec.transformer.model_type, "AutoModel")
     class_name = _HEAD_CLASSES.get(task, encoder)
-    arguments: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "trust_remote_code": False}
-    if task is Task.CLASSIFICATION:
-        arguments["num_labels"] = spec.transformer.head_size
-    if attn_implementation is not None:
-        arguments["attn_implementation"] = attn_implementation
+    arguments = {"dtype": dtype, **_arguments(spec.transformer, attn_implementation)}
     try:
         with quiet():
             model, report = getattr(transformers, class_name).from_pretrained(
@@ -211,8 +215,8 @@ def load_transformer(
                     f"transformers {transformers.__version__} has no architecture {spec.transformer.model_type!r}"
                 ],
             ) from error
-        if "ttention" in str(error):
-            raise _attention_error(str(error), attn_implementation, spec) from error
+        if attn_implementation is not None and _ATTENTION_ERROR.search(str(error)):
+            raise _attention_error(str(error), attn_implementation, spec.transformer) from error
         raise CorruptModel(f"{folder}: transformers cannot load the model: {error}") from error
     except Exception as error:  # safetensors and torch raise their own, and RuntimeError for shapes
         raise CorruptModel(
@@ -228,13 +232,23 @@ def load_transformer(
     return model
 
 
-def _attention_error(text: str, asked: str | None, spec: ModelSpec) -> OptionError:
+def _arguments(spec: TransformerSpec, attn_implementation: str | None) -> dict[str, Any]:
+    """What from_pretrained is told beside the dtype."""
+    arguments: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    if spec.task is Task.CLASSIFICATION:
+        arguments["num_labels"] = spec.head_size
+    if attn_implementation is None and spec.model_type in _FLASH_UNASKED:
+        attn_implementation = "sdpa"
+    if attn_implementation is not None:
+        arguments["attn_implementation"] = attn_implementation
+    return arguments
+
+
+def _attention_error(text: str, asked: str, spec: TransformerSpec) -> OptionError:
     """What transformers says of an attention, less its advice."""
-    where = "" if asked else ", which config.json names"
     return OptionError(
-        f"transformers {transformers.__version__} cannot run a {spec.transformer.model_type} with this attention{where}: "
-        f"{text.partition('. ')[0]}",
-        f"model_kwargs={{'attn_implementation': '{'eager' if asked == 'sdpa' else 'sdpa'}'}}",
+        f"transformers {transformers.__version__} cannot run a {spec.model_type} with {asked!r}: {text.partition('. ')[0]}",
+        f"attn_implementation={'eager' if asked == 'sdpa' else 'sdpa'!r} in model_kwargs, or leave it out",
     )
 
 
