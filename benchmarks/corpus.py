@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -159,15 +160,28 @@ def _as_job(way: Way, request: dict[str, Any]) -> dict[str, float]:
     )
     if way.engine == "ray":
         job = replace(job, engine=Engine.RAY, shard_size=CHUNK)
-    encode_corpus(job, tell=lambda progress: seen.append((progress.rows, time.perf_counter())))
-    ended = time.perf_counter()
+    encode_corpus(job, tell=lambda progress: seen.append((progress.rows, time.time())))
     if way.engine == "ray":  # tells late of what is done; the files say when it was
-        parts = sorted(path.stat().st_mtime for path in job.output.glob("part-*"))
-        seen = [(CHUNK * (place + 1), written) for place, written in enumerate(parts)]
-        ended = parts[-1]
-    # workers end their first chunks together
-    rows, began = seen[way.workers - 1]
-    return {"rate": (seen[-1][0] - rows) / (ended - began)}
+        return {"rate": rate(shards_written(job.output), way.workers)}
+    # the last bytes are the job's too
+    return {"rate": rate([*seen[:-1], (seen[-1][0], time.time())], way.workers)}
+
+
+def shards_written(output: Path) -> list[tuple[int, float]]:
+    """Rows of a complete job that were on the disk, and since when, as each shard got there."""
+    shards = json.loads((output / "_manifest.json").read_text(encoding="utf-8"))["shards"]
+    written = sorted(((output / each["file"]).stat().st_mtime, each["rows"]) for each in shards)
+    rows = accumulate(rows for _, rows in written)
+    return [(total, moment) for total, (moment, _) in zip(rows, written, strict=True)]
+
+
+def rate(seen: Sequence[tuple[int, float]], workers: int) -> float:
+    """Rows a second of a running job, of rows that were done at moments: from the first that all workers have done.
+
+    Opening the model is over by then; workers begin together, and so they end their first rows together.
+    """
+    (before, began), (rows, ended) = seen[workers - 1], seen[-1]
+    return (rows - before) / (ended - began)
 
 
 # ---- memory ---------------------------------------------------------------------------------------------------------

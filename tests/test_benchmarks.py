@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -141,6 +142,21 @@ def test_a_job_is_held_against_the_engine_in_memory(smoke, work) -> None:
     alone, job = rows["in memory"], rows["job, 1 thread"]
     assert job["ratio"] == pytest.approx(job["texts_per_second"] / alone["texts_per_second"], rel=1e-4)
     assert job["whole_s"] > 0
+
+
+def test_the_rate_of_a_job_on_ray_is_when_shards_were_written(modules, tmp_path) -> None:
+    """Ray tells of shards when it likes; the last is smaller than the others, and they end in any order."""
+    corpus = modules("corpus")
+    shards = []
+    for number, (rows, moment) in enumerate([(100, 1010), (100, 1030), (100, 1011), (40, 1025)]):
+        file = tmp_path / f"part-{number}.parquet"
+        file.touch()
+        os.utime(file, (moment, moment))
+        shards.append({"file": file.name, "rows": rows})
+    (tmp_path / "_manifest.json").write_text(json.dumps({"shards": shards}))
+    seen = corpus.shards_written(tmp_path)
+    assert seen == [(100, 1010), (200, 1011), (240, 1025), (340, 1030)]
+    assert corpus.rate(seen, 2) == 140 / 19
 
 
 def test_memory_of_two_sizes_of_a_corpus(smoke, work, tiny) -> None:

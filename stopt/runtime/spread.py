@@ -26,7 +26,9 @@ __all__ = ["Compute", "PipelineSource", "Spread", "plan_chunks"]
 # a chunk is this share of what is left for each worker: few chunks at first, small ones in the end, when workers would
 # otherwise wait for the last of them
 SHARE = 0.25
-FEWEST_CHARACTERS = 8_192  # of a chunk: less is not worth a message
+# of a chunk: with less, batches are half full and shapes are new, which costs more than waiting for the last chunk does
+# (MiniLM in int8, 2 workers, 400 texts: 2,048 is 5 % slower)
+FEWEST_CHARACTERS = 8_192
 MOST_TEXTS = 5_000  # of a chunk: what is lost with a worker, and what a worker holds
 CHARACTERS_PER_TOKEN = 6  # more than any language has; what is beyond the model's limit costs nothing
 
