@@ -21,6 +21,10 @@ _OF_DEATHS = (
     "if nobody killed it, memory ran out or native code crashed on one of these inputs: try them alone, with fewer "
     "workers or smaller batches"
 )
+_OF_HANGS = (
+    "if nobody stopped it, its engine is in a deadlock: try these inputs alone; how long a pool waits is hang_limit_s= of "
+    "start_multi_process_pool"
+)
 _OF_MEMORY = "use fewer workers or smaller batches: batch_size=, max_batch_tokens=, chunk_size="
 # what Python and the engines say when there is none left
 _MEMORY = re.compile(r"MemoryError|bad_?\s?alloc|out of memory|[Ff]ailed to allocate|can't allocate memory")
@@ -35,11 +39,13 @@ class Failure:
         where: The worker, for people.
         report: The exception; None if the worker died.
         fate: How it died, for people.
+        hung: Whether it had to be killed.
     """
 
     where: str
     report: Report | None = None
     fate: str = ""
+    hung: bool = False
 
     @property
     def final(self) -> bool:
@@ -53,7 +59,8 @@ class Failure:
         twice = " (another worker had failed on it before)" if attempts > 1 else ""
         if self.report is None:
             message = f"{self.where} {self.fate} while {doing}{twice}"
-            return WorkerError(message, _OF_DEATHS, chunk=chunk, positions=positions)
+            hint = _OF_HANGS if self.hung else _OF_DEATHS
+            return WorkerError(message, hint, chunk=chunk, positions=positions)
         if (known := self.report.known()) is not None:
             return known
         message = f"{self.where} failed while {doing}{twice}: {self.report.name}: {self.report.text}"

@@ -14,6 +14,7 @@ from stopt.errors import OptionError, StoptWarning, suggest
 from stopt.runtime.accelerators import pool_devices
 from stopt.runtime.loading import LoadRequest, check_length, open_pipeline
 from stopt.runtime.pipeline import Pipeline, RunOptions
+from stopt.runtime.process import HANG_S
 from stopt.runtime.spread import PipelineSource, Spread
 from stopt.runtime.workers import WorkerPool
 from stopt.spec import ModelKind, merge_prompts
@@ -170,13 +171,17 @@ class Model:
 
     # -- several processes -----------------------------------------------------------------------------------
 
-    def start_multi_process_pool(self, target_devices: Sequence[str | None] | None = None) -> WorkerPool:
+    def start_multi_process_pool(
+        self, target_devices: Sequence[str | None] | None = None, *, hang_limit_s: float | None = HANG_S
+    ) -> WorkerPool:
         """Start worker processes that have this model open, for ``pool=`` of the methods that run texts.
 
         Args:
             target_devices: The device of each worker, such as ``["cuda:0", "cuda:1"]`` or ``["cpu", "cpu"]``. None is
                 every device of the model's kind; of processors, four workers, or as many as there are cores if those
                 are fewer. Workers on processors share the cores that the model may use.
+            hang_limit_s: Seconds without a sign of life after which a worker that hangs is killed, and its texts given to
+                another; None is never. Slow ones are left alone.
 
         Returns:
             The pool; a context manager. Stop it with its ``close()``, or :meth:`stop_multi_process_pool`.
@@ -194,7 +199,7 @@ class Model:
                 f"one for each worker: [{target_devices!r}, {target_devices!r}]",
             )
         devices = [None if each is None else str(each) for each in target_devices]  # torch's devices too
-        return WorkerPool(source, devices, source.options.threads)
+        return WorkerPool(source, devices, source.options.threads, hang_limit_s=hang_limit_s)
 
     @staticmethod
     def stop_multi_process_pool(pool: WorkerPool) -> None:

@@ -9,14 +9,9 @@ at once, since its end of the pipe closes.
 from __future__ import annotations
 
 import os
-import select
-import subprocess
-import sys
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
-from multiprocessing import spawn
-from signal import Signals
+from dataclasses import dataclass
 from threading import Thread, current_thread
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
@@ -24,18 +19,14 @@ from typing import Any, Protocol, TypeVar
 from stopt.errors import ForkError, OptionError
 from stopt.runtime.board import Board, Failure, Task
 from stopt.runtime.devices import describe_machine
-from stopt.runtime.frames import Parts, Report, Tag, pack, read, unpack, write
-from stopt.runtime.worker import OPENING, UNREPORTED
+from stopt.runtime.frames import Parts, Report, pack, unpack
+from stopt.runtime.process import GRACE_S, HANG_S, Died, WorkerProcess
+from stopt.runtime.worker import OPENING
 
 __all__ = ["Job", "ModelSource", "WorkerPool"]
 
 STARTS = 2  # of a worker that dies while it opens the model
 IN_FLIGHT = 2  # chunks per worker that are taken from the caller ahead of their results
-LOOK_S = 0.5  # between two looks whether a silent worker is alive, should something else hold its pipe open
-GRACE_S = 4  # for a worker to end by itself
-
-# libraries that would each take all cores
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 
 Model = TypeVar("Model", covariant=True)
 Result = TypeVar("Result")
@@ -61,7 +52,9 @@ class WorkerPool:
 
     Several threads may use one at the same time. It is bound to its process: a forked copy is refused.
 
-    A worker that dies is replaced, and its chunk is given to another worker once; so is a chunk on which a worker failed
+    A worker that dies is replaced, and its chunk is given to another worker once. One that hangs, stopped or deadlocked, so
+    that it uses no processor time although it has a chunk, is killed; on Linux, elsewhere it is waited for. A slow one is
+    left alone, however slow. A chunk is also given to another worker where one failed
     with an error that is not about the input. If that fails too, the call raises :class:`~stopt.errors.WorkerError` with the
     chunk and the original error, and the pool stays usable; if no worker can be started any more, it is closed and says so.
 
@@ -69,25 +62,34 @@ class WorkerPool:
         source: What each worker opens.
         devices: The device of each worker; None leaves it to the engine.
         threads: Threads of the CPU for all of them together; None is all that this process may use.
+        hang_limit_s: Seconds without a sign of life after which a worker with a chunk is killed; None is never.
 
     Raises:
+        OptionError: If there is no device, or the limit is not a positive number.
         StoptError: If a worker cannot open the model, the error that it had.
     """
 
     def __init__(
-        self, source: ModelSource[Any], devices: Sequence[str | None], threads: int | None = None
+        self,
+        source: ModelSource[Any],
+        devices: Sequence[str | None],
+        threads: int | None = None,
+        *,
+        hang_limit_s: float | None = HANG_S,
     ) -> None:
         if not devices:
             raise OptionError(
                 "a pool needs at least one device", "name a device for each worker: ['cpu', 'cpu']"
             )
+        if hang_limit_s is not None and not hang_limit_s > 0:
+            raise OptionError(f"hang_limit_s is {hang_limit_s!r}", "a positive number of seconds, or None")
         self.devices = tuple(devices)
         self.source = source
         shares = _shares(threads or describe_machine().threads, len(devices))
         self._owner = os.getpid()
         self._board = Board(len(devices))
         self._lanes = [
-            _Lane(number, self._board, pack((source, device, share)), device, share)
+            _Lane(number, self._board, pack((source, device, share)), device, _Limits(share, hang_limit_s))
             for number, (device, share) in enumerate(zip(devices, shares, strict=True))
         ]
         self._stop = weakref.finalize(self, _stop, self._owner, self._board, self._lanes)
@@ -206,8 +208,12 @@ def _shares(threads: int, workers: int) -> list[int]:
     return [max(1, (threads + place) // workers) for place in range(workers)]
 
 
-class _Died(Exception):
-    """The worker is gone."""
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """What a worker may use: threads of the CPU, and seconds without a sign of life."""
+
+    threads: int
+    hang_s: float | None
 
 
 class _Lane(Thread):
@@ -216,10 +222,12 @@ class _Lane(Thread):
     It lives as long as the pool: on Linux a process asks to be ended with the thread that started it.
     """
 
-    def __init__(self, number: int, board: Board, opening: Parts, device: str | None, threads: int) -> None:
+    def __init__(
+        self, number: int, board: Board, opening: Parts, device: str | None, limits: _Limits
+    ) -> None:
         super().__init__(name=f"stopt-lane-{number}", daemon=True)
-        self.worker: _Worker | None = None
-        self._number, self._board, self._opening, self._threads = number, board, opening, threads
+        self.worker: WorkerProcess | None = None
+        self._number, self._board, self._opening, self._limits = number, board, opening, limits
         self._where = f"worker {number}" + (f" ({device})" if device else "")
 
     def run(self) -> None:
@@ -243,9 +251,10 @@ class _Lane(Thread):
     def _attempt(self, task: Task) -> None:
         assert self.worker is not None
         try:
-            good, found = unpack(self.worker.ask((task.call.number, task.number), task.parts))
-        except _Died:
-            failure = Failure(self._where, fate=self.worker.end())
+            tag = task.call.number, task.number
+            good, found = unpack(self.worker.ask(tag, task.parts, self._limits.hang_s))
+        except Died:
+            failure = Failure(self._where, fate=self.worker.end(), hung=self.worker.hung)
             self.worker = None
             self._board.failed(task, self._number, failure)
         except Exception as error:
@@ -266,13 +275,13 @@ class _Lane(Thread):
             if self._board.is_closed():
                 return False
             try:
-                self.worker = _Worker(self._threads)
+                self.worker = WorkerProcess(self._limits.threads)
                 if self._board.is_closed():  # closed just now, by a thread that may not have seen it
                     self.worker.terminate()
                 good, found = unpack(self.worker.ask(OPENING, self._opening))
             except OSError as error:
                 failure = Failure(self._where, Report.of(error))
-            except _Died:
+            except Died:
                 failure = Failure(self._where, fate=self.worker.end() if self.worker else "")
             else:
                 if good:
@@ -284,94 +293,3 @@ class _Lane(Thread):
             self.worker = None
         self._board.lost(self._number, failure)
         return False
-
-
-class _Worker:
-    """A worker process and the pipe to it."""
-
-    def __init__(self, threads: int) -> None:
-        path = [each for each in sys.path if isinstance(each, str)]
-        program = (
-            f"import sys; sys.path[:] = {path!r}; from stopt.runtime.worker import main; main({os.getpid()})"
-        )
-        self._process = subprocess.Popen(
-            [*_interpreter(), "-c", program],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            env={**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads))},
-        )
-        self.pid = self._process.pid
-
-    @property
-    def alive(self) -> bool:
-        return self._process.poll() is None
-
-    def ask(self, tag: Tag, parts: Parts) -> Parts:
-        """Send a message and wait for the answer.
-
-        Raises:
-            _Died: If the worker ends before it has given one.
-        """
-        requests, results = self._process.stdin, self._process.stdout
-        assert requests is not None
-        assert results is not None
-        try:
-            write(requests, tag, parts)  # type: ignore[arg-type]  # unbuffered: a FileIO
-            self._await(results.fileno())
-            answered, found = read(results)  # type: ignore[arg-type]
-        except (OSError, EOFError, ValueError) as error:  # ValueError: closed meanwhile
-            raise _Died from error
-        if answered != tag:
-            raise _Died
-        return found
-
-    def _await(self, descriptor: int) -> None:
-        """Wait until there is something to read, the end of the file included."""
-        if not hasattr(select, "poll"):
-            return
-        waiting = select.poll()
-        waiting.register(descriptor, select.POLLIN)
-        while not waiting.poll(LOOK_S * 1000):
-            if not self.alive and not waiting.poll(0):
-                raise EOFError
-
-    def terminate(self) -> None:
-        """Ask it to end now."""
-        with suppress(OSError):
-            self._process.terminate()
-
-    def end(self) -> str:
-        """Have it ended, however it takes it, and its pipe closed.
-
-        Returns:
-            How it ended, for people.
-        """
-        for pipe in (self._process.stdin, self._process.stdout):
-            with suppress(OSError):
-                if pipe is not None:
-                    pipe.close()
-        try:
-            code = self._process.wait(GRACE_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            code = self._process.wait()
-        return _fate(code)
-
-
-def _fate(code: int) -> str:
-    if code == UNREPORTED:
-        return "ran out of memory, even for saying so,"
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        name = Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    return f"was killed by {name}"
-
-
-def _interpreter() -> Sequence[str]:
-    """The Python that runs this, with its flags."""
-    command = spawn.get_command_line()
-    return command[: command.index("-c")]

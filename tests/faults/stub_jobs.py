@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +115,16 @@ def fail(trouble, where):
             return lambda: None
         case "return what cannot be read":
             return FailsToUnpickle()
+        case "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "deadlock":
+            lock = threading.Lock()
+            lock.acquire()
+            lock.acquire()
+        case "busy":
+            until = time.monotonic() + 1.8
+            while time.monotonic() < until:
+                pass
         case "memory":
             resource.setrlimit(resource.RLIMIT_AS, (2**29, resource.RLIM_INFINITY))
             return bytearray(2**31)

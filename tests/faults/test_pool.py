@@ -244,6 +244,83 @@ def test_a_pool_needs_a_device() -> None:
         WorkerPool(Stub(), [])
 
 
+# ---- workers that hang ----------------------------------------------------------------------------------------------
+
+LIMIT_S = 1.0
+
+
+@pytest.fixture(scope="module")
+def impatient():
+    with WorkerPool(Stub(), ["cpu", "cpu"], hang_limit_s=LIMIT_S) as pool:
+        yield pool
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="hangs are noticed on Linux")
+@pytest.mark.scorecard("F6")
+@pytest.mark.parametrize("trouble", ["stop", "deadlock"])
+def test_a_chunk_of_a_worker_that_hangs_is_done_by_another(impatient, tmp_path, trouble) -> None:
+    before = impatient.pids
+    begin = time.monotonic()
+    assert results(impatient, Triple(4, trouble, once=str(tmp_path / "hung"))) == EXPECTED
+    assert LIMIT_S <= time.monotonic() - begin < HANG_S
+    wait_until(lambda: sum(map(is_alive, before)) == 1)
+    assert results(impatient, Triple()) == EXPECTED
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="hangs are noticed on Linux")
+@pytest.mark.scorecard("F7")
+def test_a_chunk_on_which_two_workers_hang_is_named(impatient) -> None:
+    with pytest.raises(WorkerError) as caught:
+        results(impatient, Triple(4, "deadlock"))
+    assert caught.value.positions == (104, 105)
+    assert "gave no sign of life for 1 s and was killed while running chunk 2" in caught.value.message
+    assert "another worker had failed on it before" in caught.value.message
+    assert "deadlock" in caught.value.hint
+    assert "hang_limit_s=" in caught.value.hint
+    assert results(impatient, Triple()) == EXPECTED
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="hangs are noticed on Linux")
+def test_a_stopped_worker_that_reads_nothing_holds_up_nobody(impatient) -> None:
+    """A chunk that is larger than what a pipe holds."""
+    large = [Chunk(tuple(range(200_000)), ())] * 2
+    os.kill(impatient.pids[0], signal.SIGSTOP)
+    found = [values for values, _, _ in impatient.map(Triple(), large)]
+    assert [len(values) for values in found] == [200_000] * 2
+
+
+def test_a_slow_worker_is_left_alone(impatient) -> None:
+    before = impatient.pids
+    list(impatient.map(Triple(4, "busy"), chunks(6)))
+    assert set(before) <= set(impatient.pids)
+
+
+@pytest.mark.parametrize("limit", [0, -1.0, float("nan")])
+def test_a_limit_is_a_positive_number(limit) -> None:
+    with pytest.raises(OptionError) as caught:
+        WorkerPool(Stub(), ["cpu"], hang_limit_s=limit)
+    assert f"hang_limit_s is {limit!r}" in caught.value.message
+    assert caught.value.hint == "a positive number of seconds, or None"
+
+
+def test_closing_ends_a_stopped_worker_too(monkeypatch) -> None:
+    monkeypatch.setattr("stopt.runtime.process.GRACE_S", 0.5)
+    pool = WorkerPool(Stub(), ["cpu"], hang_limit_s=None)
+    (pid,) = pool.pids
+
+    def call() -> None:
+        with pytest.raises(WorkerError, match="the pool is closed"):
+            results(pool, Triple(sleep_s=60))
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    time.sleep(0.1)
+    os.kill(pid, signal.SIGSTOP)
+    pool.close()
+    thread.join(HANG_S)
+    assert not is_alive(pid)
+
+
 # ---- the end --------------------------------------------------------------------------------------------------------
 
 
