@@ -10,7 +10,6 @@ from stopt import hub
 from stopt.errors import OptionError, suggest
 from stopt.reading import read_spec
 from stopt.spec import ModelSpec, Task, TransformerSpec
-from stopt.steps import LIBRARIES, TASKS
 
 __all__ = ["parts_of", "read_model", "within"]
 
@@ -27,6 +26,8 @@ def read_model(source: hub.Source, task: str | None, library: str | None) -> Mod
         OptionError: If the model is something else.
         StoptError: As :func:`~stopt.reading.read_spec` does.
     """
+    from stopt.steps import LIBRARIES, TASKS  # the options of conversions, which serving has no use for
+
     if library is not None and library not in LIBRARIES:
         raise OptionError(
             f"library {library!r} has no models that stopt converts", suggest(library, LIBRARIES)

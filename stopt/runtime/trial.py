@@ -15,7 +15,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import stopt
@@ -74,6 +73,8 @@ def admit_graph(file: Path) -> Verdict:
 
 def _fingerprint(verdict: Verdict, kind: str) -> str:
     """What changes when the file does; nobody can set the time of its last change (ctime) back."""
+    from importlib.metadata import PackageNotFoundError, version  # 7 ms of a start, for files that are rare
+
     engine = ""
     with suppress(PackageNotFoundError):  # a build under another name
         engine = version(_PACKAGES[kind])
