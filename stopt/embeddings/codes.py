@@ -68,10 +68,13 @@ def parse_precision(name: str | None) -> Precision:
     Raises:
         OptionError: If there is no such precision.
     """
-    known = [str(precision) for precision in Precision]
-    if name is not None and name not in known:
-        raise OptionError(f"precision {name!r} is not supported", suggest(str(name), known))
-    return Precision(name or "float32")
+    if name is None:
+        return Precision.FLOAT32
+    try:
+        return Precision(name)
+    except ValueError:
+        known = [str(precision) for precision in Precision]
+        raise OptionError(f"precision {name!r} is not supported", suggest(str(name), known)) from None
 
 
 def steps_of(

@@ -67,21 +67,26 @@ def encode(pipeline: Pipeline, inputs: Any, options: EncodeOptions, spread: Spre
         truncate_dim=options.truncate_dim,
         normalize=options.normalize,
     )
-    alone = replace(options, precision=None, ranges=None, run=replace(options.run, show_progress=False))
-    shown = options.run.show_progress
     result: Any
     if options.output_value == "sentence_embedding":
         if spread is None:
             embeddings = embed(pipeline, texts, options)
         else:
-            embeddings = joined(spread.run(embed, texts, alone, show_progress=shown), len(texts))
+            parts = spread.run(embed, texts, _alone(options), show_progress=options.run.show_progress)
+            embeddings = joined(parts, len(texts))
         result = _finish(embeddings, options, ranges)
     elif spread is None:
         result = embed_each(pipeline.without_fusing(), texts, options)
     else:
-        parts = spread.run(embed_each, texts, alone, fused=False, show_progress=shown)
-        result = _listed(parts, len(texts))
+        shown = options.run.show_progress
+        lists = spread.run(embed_each, texts, _alone(options), fused=False, show_progress=shown)
+        result = _listed(lists, len(texts))
     return result[0] if single else result
+
+
+def _alone(options: EncodeOptions) -> EncodeOptions:
+    """What a worker does of a call: all but quantisation, which is over the whole call, and the bar."""
+    return replace(options, precision=None, ranges=None, run=replace(options.run, show_progress=False))
 
 
 def embed(
@@ -89,14 +94,21 @@ def embed(
 ) -> Array | None:
     """(N, E) in the engine's array type, in the order of the texts; None for no text."""
 
+    def finished(chosen: Sequence[Text], features: Features, places: Ints | None) -> Array:
+        values = features["sentence_embedding"]
+        if options.run.check_rows:
+            check_vectors(pipeline, chosen, values, places)
+        if options.truncate_dim is not None:
+            values = values[:, : options.truncate_dim]
+        return l2_normalize(values) if options.normalize else values
+
+    if len(texts) == 1 and not options.run.show_progress:
+        return finished(texts, pipeline.run_one(texts, options.run, positions), positions)
+
     def batches() -> Iterator[tuple[Ints, Array]]:
         for rows, features in pipeline.stream(texts, options.run, positions):
-            values = features["sentence_embedding"]
-            if options.run.check_rows:
-                chosen = [texts[row] for row in rows]
-                check_vectors(pipeline, chosen, values, rows if positions is None else positions[rows])
-            values = values[:, : options.truncate_dim]
-            yield rows, l2_normalize(values) if options.normalize else values
+            chosen = [texts[row] for row in rows]
+            yield rows, finished(chosen, features, rows if positions is None else positions[rows])
 
     return joined(batches(), len(texts))
 

@@ -207,12 +207,11 @@ class Pipeline:
     def _stream(
         self, texts: Sequence[Text], options: RunOptions, positions: Ints
     ) -> Iterator[tuple[Ints, Features]]:
+        if len(texts) == 1:
+            yield np.zeros(1, np.int64), self.run_one(texts, options, positions)
+            return
         prompt_length = self.tokenizer.count_prompt(options.prompt) if options.prompt else 0
         limits = self._limits(options)
-        if len(texts) == 1:  # a query: nothing to sort, nothing to overlap
-            tokens = self.tokenizer.tokenize(_prefixed(texts, options.prompt), positions.tolist())
-            yield np.zeros(1, np.int64), self.run(self._padded(tokens, limits, prompt_length))
-            return
         waiting: deque[tuple[Ints, Batch]] = deque()
 
         def batches() -> Iterator[Batch]:
@@ -224,6 +223,19 @@ class Pipeline:
         for found in self.session.map(batches()):
             rows, batch = waiting.popleft()
             yield rows, self._complete(batch, found)
+
+    def run_one(self, texts: Sequence[Text], options: RunOptions, positions: Ints | None = None) -> Features:
+        """Run a single text, such as a query: there is nothing to sort and nothing to overlap.
+
+        Args:
+            texts: The one text.
+            options: How it is run; without a bar.
+            positions: Where it stands in the caller's call, for messages; None is 0.
+        """
+        prompt_length = self.tokenizer.count_prompt(options.prompt) if options.prompt else 0
+        places = None if positions is None else positions.tolist()
+        tokens = self.tokenizer.tokenize(_prefixed(texts, options.prompt), places)
+        return self.run(self._padded(tokens, self._limits(options), prompt_length))
 
     def _batches(
         self, texts: Sequence[Text], prompt: str, limits: BatchLimits, positions: Ints
@@ -253,7 +265,9 @@ class Pipeline:
         return self.tokenizer.pad(tokens, prompt_length, length if limit is None else min(length, limit))
 
     def _limits(self, options: RunOptions) -> BatchLimits:
-        limits = replace(self.session.limits, texts=options.batch_size)
+        limits = self.session.limits
+        if options.batch_size is not None:
+            limits = replace(limits, texts=options.batch_size)
         if options.max_batch_tokens is not None:
             limits = replace(limits, tokens=options.max_batch_tokens)
         if options.round_lengths and not self._padding_counts:

@@ -39,7 +39,7 @@ def check_vectors(pipeline: Pipeline, texts: Sequence[Text], vectors: Array, pos
     elif vectors.dtype == np.float32:  # one pass without an array of the same size
         with np.errstate(over="ignore", invalid="ignore"):
             squares = np.einsum("ij,ij->i", vectors, vectors)
-        fine = bool(np.isfinite(squares).all() and squares.all())
+        fine = bool(squares.min() > 0 and squares.max() < np.inf)  # neither where one is NaN
     else:
         fine = bool(np.isfinite(vectors).all() and vectors.any(1).all())
     if fine:

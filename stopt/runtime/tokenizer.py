@@ -113,11 +113,16 @@ class _Template:
 
     def assemble(self, texts: Sequence[Sequence[int]]) -> Tokens:
         """Put the special tokens around the token ids of one text, or of two."""
-        ids, types = [self.specials[0].ids], [self.specials[0].type_ids]
+        size = self.size + sum(map(len, texts))
+        ids, types = np.empty(size, np.int64), np.empty(size, np.int64)
+        end = len(self.specials[0])
+        ids[:end], types[:end] = self.specials[0].ids, self.specials[0].type_ids
         for text, type_id, special in zip(texts, self.type_ids, self.specials[1:], strict=True):
-            ids += [np.array(text, np.int64), special.ids]
-            types += [np.full(len(text), type_id, np.int64), special.type_ids]
-        return Tokens(np.concatenate(ids), np.concatenate(types))
+            start, end = end, end + len(text)
+            ids[start:end], types[start:end] = text, type_id
+            start, end = end, end + len(special)
+            ids[start:end], types[start:end] = special.ids, special.type_ids
+        return Tokens(ids, types)
 
 
 class TextTokenizer:
@@ -228,7 +233,7 @@ class TextTokenizer:
             prompt_length: Passed on to the batch.
             length: Length T to pad to; the longest text's if None. At least 1, since engines refuse empty arrays.
         """
-        shape = (len(rows), max(1, length or 0, *(len(row) for row in rows)))
+        shape = (len(rows), max(1, length or 0, *map(len, rows)))
         ids = np.full(shape, self.pad_id, np.int64)
         mask = np.zeros(shape, np.int64)
         types = np.full(shape, self.spec.pad_type_id if self.spec.token_types else 0, np.int64)
