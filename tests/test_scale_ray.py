@@ -1,8 +1,10 @@
 """Jobs on a Ray cluster: the same files as in one process, whatever happens to actors. The cluster is this machine."""
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import threading
 import time
 import warnings
@@ -15,10 +17,11 @@ import ray
 import ray.data
 from corpora import PAIRS, texts_of, tree, write_texts
 
-from stopt import CrossEncoder, SentenceTransformer, SparseEncoder
+from stopt import CrossEncoder, SentenceTransformer, SparseEncoder, __version__
 from stopt.embeddings.ranges import Ranges
-from stopt.errors import ArtifactError, InputError, MissingExtra, OptionError, SourceError
+from stopt.errors import ArtifactError, InputError, MissingExtra, OptionError, SourceError, WorkerError
 from stopt.scale import EncodeJob, Engine, ModelOptions, OnError, encode_corpus
+from stopt.scale.connection import _without_greeting, require_cluster
 from stopt.scale.ray import EmbedTexts
 
 # Ray's own: sockets and files of the cluster that are left to the interpreter, and what it will change
@@ -198,6 +201,168 @@ def test_inputs_that_differ_between_machines_are_noticed(cluster, job, monkeypat
     assert "the same files" in caught.value.hint
 
 
+@pytest.mark.scorecard("F18")
+def test_a_job_whose_actors_die_too_often_ends_and_is_gone_on_with(
+    cluster, job, tmp_path, monkeypatch
+) -> None:
+    file = write_texts(tmp_path, "txt", texts_of(6000), "long")
+    chosen = replace(job, inputs=[file], id_column=None, shard_size=100)
+    monkeypatch.setattr("stopt.scale.cluster.RETRIES", 0)
+    over = threading.Event()
+
+    def kill_all() -> None:
+        while not over.wait(0.005):
+            if len(list(chosen.output.glob("part-*"))) >= 3:
+                for pid in actors():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_all, daemon=True)
+    killer.start()
+    try:
+        with pytest.raises(WorkerError) as caught:
+            encode_corpus(chosen)
+    finally:
+        over.set()
+        killer.join()
+    assert "the cluster could not make all shards: " in caught.value.message
+    assert caught.value.hint == "see Ray's logs; what is complete stays, go on with --resume"
+    encode_corpus(local(chosen, tmp_path / "local"))
+    left = sorted(chosen.output.glob("part-*"))
+    assert 3 <= len(left) < 60
+    for part in left:
+        assert part.read_bytes() == (tmp_path / "local" / part.name).read_bytes()
+    assert encode_corpus(replace(chosen, engine=Engine.LOCAL, resume=True)).kept_rows >= 300
+    assert tree(chosen.output) == tree(tmp_path / "local")
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"sha256": "other"}, r'sha256 was "other", is "[0-9a-f]{50}'),
+        ({"versions": {"numpy": "1.0", "tokenizers": "0.1"}}, r'versions numpy was "1.0", is "'),
+    ],
+)
+def test_a_machine_with_another_model_or_other_versions_is_refused(
+    cluster, job, monkeypatch, changed, named
+) -> None:
+    """What the job is about is what is changed here."""
+    from stopt.scale import cluster as on_ray
+
+    original = on_ray._described
+
+    def described(*args):
+        about = original(*args)
+        return replace(about, decisive={**about.decisive, **changed})
+
+    monkeypatch.setattr(on_ray, "_described", described)
+    with pytest.raises(ArtifactError, match=named) as caught:
+        encode_corpus(job)
+    assert f"machine {socket.gethostname()} of the cluster has another model, or other versions" in (
+        caught.value.message
+    )
+    assert "install the same versions on all machines" in caught.value.hint
+    assert not list(job.output.glob("part-*"))
+
+
+def test_a_machine_with_another_stopt_is_refused(static) -> None:
+    from stopt.scale.cluster import require_alike
+    from stopt.scale.encoder import Encoder
+
+    about = Encoder(ModelOptions(str(static))).about()
+    require_alike(about, about, __version__)
+    with pytest.raises(ArtifactError, match=f'stopt was "0.0.1", is "{__version__}"'):
+        require_alike(about, about, "0.0.1")
+
+
+# ---- addresses ------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def listening(answer: bytes):
+    """A server that says one thing, or nothing, to whoever comes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                connection, _ = server.accept()
+                with connection:
+                    connection.sendall(answer)
+                    connection.recv(1) if not answer else None
+                    time.sleep(0 if answer else 1)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def refused(job, address) -> OptionError:
+    begin = time.monotonic()
+    with pytest.raises(OptionError) as caught:
+        encode_corpus(replace(job, ray_address=address))
+    assert time.monotonic() - begin < 15
+    assert not job.output.exists()
+    return caught.value
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """As if this process were connected to no cluster."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+
+
+@pytest.mark.parametrize(
+    "address", ["nonsense", "127.0.0.1", "http://127.0.0.1:8265", "127.0.0.1:port", "10.0.0.1:99999", ":6379"]
+)
+def test_what_is_no_address_is_refused(elsewhere, job, address) -> None:
+    error = refused(job, address)
+    assert error.message == f"{address!r} is no address of a Ray cluster"
+    assert error.hint.startswith("the host and port of its head, such as 10.0.0.1:6379")
+
+
+@pytest.mark.parametrize("prefix", ["", "ray://"])
+def test_an_address_where_nobody_is_is_said_at_once(elsewhere, job, prefix) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"{prefix}127.0.0.1:{server.getsockname()[1]}"
+    error = refused(job, address)
+    assert error.message == f"there is no Ray cluster at {address}: Connection refused"
+    assert error.hint.startswith("start one: ray start --head")
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "what is there is something else"),
+        (b"", "timed out"),
+    ],
+)
+def test_an_address_where_something_else_is_is_said_in_seconds(
+    elsewhere, job, monkeypatch, answer, said
+) -> None:
+    monkeypatch.setattr("stopt.scale.connection.ANSWER_S", 0.5)
+    with listening(answer) as address:
+        assert refused(job, address).message == f"there is no Ray cluster at {address}: {said}"
+
+
+def test_what_ray_does_not_take_is_an_error_of_ours(elsewhere, job, monkeypatch) -> None:
+    def init(**_):
+        raise RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 1.0")
+
+    monkeypatch.setattr(ray, "init", init)
+    error = refused(job, "auto")
+    assert error.message.startswith("Ray cannot connect to auto: Version mismatch")
+    assert "the same versions of Ray and Python" in error.hint
+
+
+def test_a_cluster_answers(cluster) -> None:
+    require_cluster(ray.get_runtime_context().gcs_address)
+
+
+def test_what_is_said_at_the_start_is_passed_on_but_for_the_greeting(capfd) -> None:
+    with _without_greeting():
+        os.write(2, b"Set ray log level from environment variable RAY_BACKEND_LOG_LEVEL to 3\na real error\n")
+    assert capfd.readouterr().err == "a real error\n"
+
+
 def test_an_address_is_for_ray_alone(job) -> None:
     with pytest.raises(OptionError) as caught:
         replace(job, engine=Engine.LOCAL, ray_address="127.0.0.1:1")
@@ -205,7 +370,7 @@ def test_an_address_is_for_ray_alone(job) -> None:
 
 
 def test_ray_missing_is_said(job, monkeypatch) -> None:
-    monkeypatch.setattr("stopt.scale.cluster.find_spec", lambda _: None)
+    monkeypatch.setattr("stopt.scale.connection.find_spec", lambda _: None)
     with pytest.raises(MissingExtra) as caught:
         encode_corpus(job)
     assert caught.value.hint == "pip install 'stopt[ray]'"

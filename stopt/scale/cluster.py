@@ -10,28 +10,29 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import pickle
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
-from stopt.errors import ArtifactError, MissingExtra, OptionError, WorkerError
+from stopt import __version__
+from stopt.errors import ArtifactError, WorkerError
 from stopt.runtime.frames import Report
 from stopt.scale.chunks import Corpus, IdType, Place
+from stopt.scale.connection import RayCluster, connected
 from stopt.scale.crew import Crew
 from stopt.scale.encoder import About, Encoder
 from stopt.scale.job import EncodeJob, Format, ModelOptions
 from stopt.scale.making import Progress, Tell, Workshop, make_shards, missing
 from stopt.scale.ray import lists
-from stopt.scale.shards import JobFolder
-from stopt.scale.sources import STDIN, Columns, InputFile
+from stopt.scale.shards import JobFolder, differences
+from stopt.scale.sources import Columns, InputFile
 from stopt.spec import ModelKind
 
 __all__ = ["ShardMaker", "ray_workshop"]
@@ -39,21 +40,6 @@ __all__ = ["ShardMaker", "ray_workshop"]
 # of an actor that dies, and of the shard that it had: what ends three actors and one ends the job
 RETRIES = 3
 MOST_BLOCKS = 2_000  # tasks that Ray keeps track of; a large job's have several shards each
-
-
-@dataclass(frozen=True, slots=True)
-class RayCluster:
-    """A cluster, and what of it a job takes.
-
-    Attributes:
-        actors: Actors that encode.
-        cpus: Processors of each.
-        gpus: GPUs of each.
-    """
-
-    actors: int
-    cpus: int
-    gpus: int
 
 
 @contextmanager
@@ -76,60 +62,12 @@ def ray_workshop(
         WorkerError: If actors died, or failed in another way.
         ArtifactError: If a machine does not have the same model or inputs.
     """
-    with _connected(job) as cluster:
+    with connected(job) as cluster:
         model = replace(job.model, model=_everywhere(job.model.model), threads=cluster.cpus)
         job = replace(job, model=model)
         files = [replace(file, path=file.path.absolute()) for file in files]
         about = _described(model, cluster)
         yield Workshop(about, lambda folder: _make(job, cluster, about, files, folder, format_, tell))
-
-
-@contextmanager
-def _connected(job: EncodeJob) -> Iterator[RayCluster]:
-    """Connect to a cluster, or start one."""
-    if find_spec("ray") is None:
-        raise MissingExtra("ray", "ray")
-    if Path(str(job.inputs[0])) == STDIN:
-        raise OptionError(
-            "standard input cannot be read by a cluster", "name files that all its machines see"
-        )
-    import ray
-
-    own = not ray.is_initialized()
-    if own:
-        where: dict[str, Any] = {"address": job.ray_address}
-        if job.ray_address is None:
-            where = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-        # for the cluster's processes and this one; errors reach us as such
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        try:
-            ray.init(**where, log_to_driver=False, logging_level="error")
-        except ConnectionError as error:
-            raise OptionError(
-                f"there is no Ray cluster at {job.ray_address}: {error}", "start one: ray start --head"
-            ) from error
-    try:
-        yield _share_of(job, ray.cluster_resources())
-    finally:
-        if own:
-            ray.shutdown()
-
-
-def _share_of(job: EncodeJob, resources: Mapping[str, float]) -> RayCluster:
-    """What a job takes of a cluster: as many actors as fit, with one processor each, unless it says otherwise."""
-    cpus = job.model.threads or 1
-    gpus = int(any((device or "").startswith("cuda") for device in job.model.devices))
-    room = resources.get("CPU", 0) // cpus
-    if gpus:
-        room = min(room, resources.get("GPU", 0))
-    actors = job.workers or int(room)
-    if actors < 1 or actors > room:
-        raise OptionError(
-            f"the cluster has room for {int(room)} actors of {cpus} processors{' and a GPU' if gpus else ''}, "
-            f"and the job wants {max(1, actors)}",
-            "ask for fewer: --workers, --threads",
-        )
-    return RayCluster(actors, cpus, gpus)
 
 
 def _everywhere(model: str) -> str:
@@ -168,6 +106,7 @@ class Plan:
         id_type: Type of the rows' ids.
         root: The folder that shards go to.
         format: How they are written.
+        stopt: Version of stopt that began it.
     """
 
     job: EncodeJob
@@ -177,6 +116,28 @@ class Plan:
     id_type: IdType
     root: Path
     format: Format
+    stopt: str = __version__
+
+
+def require_alike(found: About, wanted: About, stopt: str) -> None:
+    """Make sure that an actor makes the vectors that the job is about.
+
+    Args:
+        found: What the actor encodes with.
+        wanted: What the job does.
+        stopt: Version of stopt that began the job.
+
+    Raises:
+        ArtifactError: If the actor's machine has another model, or other versions of what vectors depend on.
+    """
+    begun = {"stopt": stopt, **wanted.decisive}
+    differing = list(differences(begun, {"stopt": __version__, **found.decisive}))
+    if differing:
+        raise ArtifactError(
+            f"machine {gethostname()} of the cluster has another model, or other versions, than the job was begun with: "
+            f"{'; '.join(differing)}",
+            "install the same versions on all machines, and have them see the same model folder; then go on with --resume",
+        )
 
 
 def _make(
@@ -299,11 +260,7 @@ class ShardMaker:
         plan = self._plan
         encoder = Encoder(plan.job.model, tokens=plan.format is Format.JSONL)
         about = encoder.about()
-        if about.decisive != plan.about.decisive:
-            raise ArtifactError(
-                f"a machine of the cluster has another model or other versions: {about.decisive}, the job {plan.about.decisive}",
-                "install the same versions and the same model folder on all machines",
-            )
+        require_alike(about, plan.about, plan.stopt)
         return Crew(about, lambda chunks: (encoder(chunk.texts) for chunk in chunks))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from stopt.artifact import sha256, write_text
 from stopt.errors import ArtifactError, CorruptModel
 from stopt.folder import read_json_object
 
-__all__ = ["REJECTED", "JobFolder", "Made", "Record", "Rejected"]
+__all__ = ["REJECTED", "JobFolder", "Made", "Record", "Rejected", "differences"]
 
 SCHEMA = 1
 JOB, PROGRESS, REJECTED, MANIFEST, SUCCESS = (
@@ -250,7 +250,7 @@ class JobFolder:
             stale.unlink(missing_ok=True)
 
     def _compare(self, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-        differing = list(_differences(found, wanted))
+        differing = list(differences(found, wanted))
         if differing:
             raise ArtifactError(
                 f"{self.root} has another job in it: {'; '.join(differing)}",
@@ -297,14 +297,14 @@ class JobFolder:
                     folder.rmdir()
 
 
-def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """In words, where two objects differ."""
     for key in dict.fromkeys([*found, *wanted]):
         old, new = found.get(key), wanted.get(key)
         if old == new:
             continue
         if isinstance(old, dict) and isinstance(new, dict):
-            yield from _differences(old, new, f"{prefix}{key} ")
+            yield from differences(old, new, f"{prefix}{key} ")
         else:
             yield f"{prefix}{key} was {_short(old)}, is {_short(new)}"
 
