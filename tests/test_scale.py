@@ -1,5 +1,6 @@
 """Encoding corpora: every output, in one piece or in shards, interrupted or not, has the same rows."""
 
+import itertools
 import json
 import os
 import resource
@@ -20,6 +21,7 @@ from stopt import CrossEncoder, SentenceTransformer, SparseEncoder
 from stopt.embeddings.ranges import RANGES, Ranges
 from stopt.errors import ArtifactError, InputError, OptionError
 from stopt.scale import EncodeJob, Format, ModelOptions, OnError, encode_corpus, stream
+from stopt.scale.shards import JobFolder
 
 NUMBER = 100
 
@@ -534,6 +536,75 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_bytes(long_job, tmp_path, s
         kill_and_resume(chosen, seed)
         assert tree(chosen.output) == tree(long_job.output)
         shutil.rmtree(chosen.output)
+
+
+def old_of(job: EncodeJob) -> dict[str, str]:
+    """What is there of a job that is being replaced."""
+    return {name: content for name, content in tree(job.output).items() if not name.startswith(".next")}
+
+
+def test_a_job_that_replaces_another_does_so_when_it_is_complete(job, tmp_path) -> None:
+    encode_corpus(replace(job, shard_size=50))
+    (job.output / "notes.txt").write_text("mine")
+    before = tree(job.output)
+    other = replace(job, model=replace(job.model, truncate_dim=8))
+    with pytest.raises(StopError):
+        encode_corpus(replace(other, force=True), tell=stop_after(20))
+    assert tree(job.output) == before
+    said = []
+    with pytest.raises(StopError):
+        encode_corpus(replace(other, force=True), said.append, stop_after(70))
+    assert old_of(job) == before
+    assert said[-1] == (
+        f"60 rows in 2 complete shards stay in {job.output / '.next'}; --force --resume goes on from there"
+    )
+    assert encode_corpus(replace(job, shard_size=50, resume=True)).kept_rows == 100
+    assert encode_corpus(replace(other, force=True, resume=True)).kept_rows == 60
+    encode_corpus(replace(other, output=tmp_path / "fresh"))
+    assert (job.output / "notes.txt").read_text() == "mine"
+    (job.output / "notes.txt").unlink()
+    assert tree(job.output) == tree(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("step", range(7))
+def test_a_replacement_that_is_interrupted_is_ended_the_next_time(job, tmp_path, monkeypatch, step) -> None:
+    """It moves four shards, the job's description, what is written anew and what says that it is complete."""
+    encode_corpus(replace(job, shard_size=10))
+    other = replace(job, model=replace(job.model, truncate_dim=8))
+    encode_corpus(replace(other, output=tmp_path / "fresh"))
+    shutil.copytree(tmp_path / "fresh", job.output / ".next")
+    steps, moved = itertools.count(), Path.replace
+
+    def replace_some(path: Path, target: Path) -> Path:
+        if next(steps) == step:
+            raise KeyboardInterrupt
+        return moved(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace_some)
+        with pytest.raises(KeyboardInterrupt):
+            JobFolder(job.output, ".parquet").take_over()
+    with pytest.raises(ArtifactError, match="a job that was interrupted in it"):
+        encode_corpus(other)
+    assert encode_corpus(replace(other, resume=True)).kept_rows == 100
+    assert tree(job.output) == tree(tmp_path / "fresh")
+
+
+@pytest.mark.scorecard("F1")
+def test_a_job_killed_while_it_replaces_another_leaves_that_as_it_was(long_job, tmp_path) -> None:
+    chosen = replace(long_job, shard_size=50)
+    before = tree(chosen.output)
+    process = start(chosen, "--force")
+    while len(list((chosen.output / ".next").glob("part-*"))) < 5:
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.kill()
+    process.communicate()
+    assert old_of(chosen) == before
+    done = start(chosen, "--force", "--resume")
+    assert done.communicate(timeout=100)[1] == ""
+    encode_corpus(replace(chosen, output=tmp_path / "fresh"))
+    assert tree(chosen.output) == tree(tmp_path / "fresh")
 
 
 @pytest.mark.scorecard("F2")

@@ -170,7 +170,7 @@ def encode(
     the texts or in two columns, and gives a score for each.
 
     A corpus of any size takes the same memory. Results are written in shards, each of which appears when it is complete:
-    what is interrupted goes on with --resume, and ends with the same bytes.
+    what is interrupted goes on with --resume, and ends with the same bytes. What --force replaces stays until all is complete.
 
     \b
     Example:

@@ -1,7 +1,8 @@
 """The folder of a job: shards that appear complete or not at all, a record of each, and what job they belong to.
 
 ``_job.json`` says which job it is; ``_progress/`` has a record of each complete shard while the job runs; ``_manifest.json``
-and then ``_SUCCESS`` appear when all are. Readers of Parquet folders pass over names that begin with ``_`` or ``.``.
+and then ``_SUCCESS`` appear when all are. Readers of Parquet folders pass over names that begin with ``_`` or ``.``. A job that
+replaces another is made in ``.next/``, and takes the other's place when it is complete.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from stopt.artifact import sha256, write_text
 from stopt.errors import ArtifactError, CorruptModel
 from stopt.folder import read_json_object
 
-__all__ = ["REJECTED", "JobFolder", "Made", "Record", "Rejected", "differences"]
+__all__ = ["REJECTED", "JobFolder", "Made", "Record", "Rejected", "differences", "locked"]
 
 SCHEMA = 1
 JOB, PROGRESS, REJECTED, MANIFEST, SUCCESS = (
@@ -31,6 +32,7 @@ JOB, PROGRESS, REJECTED, MANIFEST, SUCCESS = (
     "_manifest.json",
     "_SUCCESS",
 )
+NEXT = ".next"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,16 @@ class JobFolder:
         """Whether the job has ended."""
         return (self.root / SUCCESS).is_file()
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether there are results in it, or was about to be."""
+        begun = any((self.root / PROGRESS).glob("*.json"))
+        return self.is_job and (self.is_complete or begun or self.successor().is_complete)
+
+    def successor(self) -> JobFolder:
+        """The folder of a job that will replace this one."""
+        return JobFolder(self.root / NEXT, self._ending)
+
     def check_free(self, *, resume: bool, force: bool) -> None:
         """Make sure, before long work, that a job may use the folder.
 
@@ -130,8 +142,7 @@ class JobFolder:
                 raise ArtifactError(
                     f"{self.root} has files in it that are not of a job", "name another folder, or empty it"
                 )
-            begun = self.is_complete or any((self.root / PROGRESS).glob("*.json"))
-            if begun and not (resume or force):
+            if self.is_begun and not (resume or force):
                 state = "a complete job" if self.is_complete else "a job that was interrupted"
                 hint = (
                     "replace it with --force"
@@ -156,7 +167,8 @@ class JobFolder:
         with self._writing():
             self._new = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
             self.root.mkdir(parents=True, exist_ok=True)
-            with _locked(self.root):
+            with locked(self.root):
+                self.take_over()
                 self._begin(identity, resume=resume)
                 try:
                     self._read_records()
@@ -214,6 +226,33 @@ class JobFolder:
         write_text(self.root / SUCCESS, "")
         _sync(self.root)
         shutil.rmtree(self.root / PROGRESS, ignore_errors=True)
+
+    def take_over(self) -> None:
+        """Put a successor that is complete in the place of what is here; of one that is not, do nothing.
+
+        Interrupted, it goes on the next time: the successor's ``_SUCCESS`` is the last that is moved.
+        """
+        made = self.root / NEXT
+        if not (made / SUCCESS).is_file():
+            return
+        manifest = read_json_object(made / MANIFEST)
+        for name in (SUCCESS, MANIFEST):
+            (self.root / name).unlink(missing_ok=True)
+        shutil.rmtree(self.root / PROGRESS, ignore_errors=True)
+        names = [JOB, REJECTED, *(each["file"] for each in manifest["shards"])]
+        for stale in self.root.glob("part-??????.*"):
+            if stale.name not in names:
+                stale.unlink()
+        if not manifest["rejected"]:
+            (self.root / REJECTED).unlink(missing_ok=True)
+        for name in names:
+            if (made / name).is_file():
+                (made / name).replace(self.root / name)
+        write_text(self.root / MANIFEST, (made / MANIFEST).read_text(encoding="utf-8"))
+        _sync(self.root)
+        (made / SUCCESS).replace(self.root / SUCCESS)
+        _sync(self.root)
+        shutil.rmtree(made, ignore_errors=True)
 
     def parts(self) -> list[Path]:
         """The complete shards, in order."""
@@ -315,7 +354,7 @@ def _short(value: Any) -> str:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Hold a folder for this process alone; where the system or file system cannot, without.
 
     Raises:

@@ -14,7 +14,7 @@ from stopt.errors import ArtifactError, OptionError
 from stopt.scale.encoder import ranges_missing, refuse_options
 from stopt.scale.formats import formats_of, join, require_pyarrow
 from stopt.scale.job import EncodeJob, Engine, Format, OnError
-from stopt.scale.shards import REJECTED, JobFolder
+from stopt.scale.shards import REJECTED, JobFolder, locked
 from stopt.spec import ModelKind
 
 __all__ = ["Target"]
@@ -29,12 +29,14 @@ class Target:
         format: How it is written.
         folder: The folder of shards; of a file, one beside it.
         resumable: Whether the folder beside a file stays, to tell that the job is complete.
+        replaced: The folder of another job, whose place this one takes when it is complete.
     """
 
     output: Path
     format: Format
     folder: JobFolder
     resumable: bool
+    replaced: JobFolder | None = None
 
     @classmethod
     def of(cls, job: EncodeJob, kind: ModelKind) -> Target:
@@ -64,12 +66,16 @@ class Target:
                 raise ArtifactError(f"{output} exists already", "replace it with --force")
             require_folder_of(output)
         folder.check_free(resume=job.resume, force=job.force)
+        successor = folder.successor()
+        # with both, an interrupted job is gone on with: that which was to replace the other, if there is one
+        if is_folder and job.force and folder.is_begun and (successor.is_job or not job.resume):
+            return cls(output, format_, successor, job.resume, folder)
         return cls(output, format_, folder, job.resume)
 
     @property
     def is_file(self) -> bool:
         """Whether it is one file."""
-        return self.output != self.folder.root
+        return self.output != (self.replaced or self.folder).root
 
     def require_cut(self, *, needs_all: bool, engine: Engine) -> None:
         """Make sure that codes do not depend on all embeddings of the job where they are written in shards.
@@ -89,17 +95,28 @@ class Target:
         if self.is_file and folder.is_complete and not self.output.exists():
             resume = False  # the file is gone, and so are the shards that it was made of
         try:
-            with folder.opened(identity, resume=resume):
+            with self._others_held(), folder.opened(identity, resume=resume):
                 yield folder
                 if self.is_file and not self.resumable:
                     shutil.rmtree(folder.root, ignore_errors=True)
         except BaseException:
             if folder.done and folder.root.is_dir() and not folder.is_complete:
                 rows = sum(record.rows for record in folder.done.values())
+                how = "--force --resume" if self.replaced else "--resume"
                 say(
-                    f"{rows:,} rows in {len(folder.done)} complete shards stay in {folder.root}; --resume goes on from there"
+                    f"{rows:,} rows in {len(folder.done)} complete shards stay in {folder.root}; {how} goes on from there"
                 )
             raise
+
+    @contextmanager
+    def _others_held(self) -> Iterator[None]:
+        """Keep the job that is to be replaced from being worked on."""
+        if self.replaced is None:
+            yield
+            return
+        with locked(self.replaced.root):
+            self.replaced.take_over()  # by one that was interrupted as it did
+            yield
 
     def complete(self, folder: JobFolder) -> None:
         """Declare the job complete; a file is put together of its shards before, and they go."""
@@ -110,6 +127,8 @@ class Target:
                 joined.replace(self.output)
                 self._rejects.unlink(missing_ok=True)  # of what was there before
             folder.finish()
+        if self.replaced is not None:
+            self.replaced.take_over()
         if self.is_file:
             if (rejected := folder.root / REJECTED).is_file():
                 rejected.replace(self._rejects)
