@@ -35,6 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "stopt.signing",
         "stopt.staging",
         "stopt.steps",
+        "stopt.trust",
     ),
     ("stopt.demo", "stopt.embeddings", "stopt.heads", "stopt.runtime"),
     (

@@ -615,9 +615,26 @@ def test_refusing_code_says_that_none_is_ever_run(tiny_copy: Tiny) -> None:
     _refused(folder, UntrustedModel, "wants to import 'modeling_evil.Evil'", "never runs code")
 
 
-def test_auto_map_is_refused(tiny_copy: Tiny) -> None:
-    folder = _edit(tiny_copy(), "config.json", auto_map={"AutoModel": "modeling_evil.Evil"})
-    _refused(folder, UntrustedModel, "names code of its own", "never runs code")
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_auto_map_at_the_top_is_no_more_than_data(tiny_copy: Tiny, file: str) -> None:
+    folder = tiny_copy()
+    before = read_spec(folder)
+    (folder / "modeling_evil.py").write_text("raise SystemExit('code of the model ran')")
+    assert read_spec(_edit(folder, file, auto_map={"AutoModel": "modeling_evil.Evil"})) == before
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("config.json", {"text_config": {"auto_map": {"AutoModel": "modeling_evil.Evil"}}}),
+        ("tokenizer_config.json", {"custom_pipelines": {"evil": {"impl": "evil.Pipeline"}}}),
+        ("1_Pooling/config.json", {"auto_map": {"AutoModel": "modeling_evil.Evil"}}),
+        ("config_sentence_transformers.json", {"auto_map": {"AutoModel": "modeling_evil.Evil"}}),
+    ],
+)
+def test_code_named_elsewhere_is_refused(tiny_copy: Tiny, file: str, changes: dict[str, Any]) -> None:
+    folder = _edit(tiny_copy(), file, auto_map=None)
+    _refused(_edit(folder, file, **changes), UntrustedModel, "names code of its own", "never runs code")
 
 
 # ---- paths -----------------------------------------------------------------------------------------------------------

@@ -46,9 +46,11 @@ def inspect(model: str, revision: str | None, token: str | None, deep: bool, out
     """
     from stopt import hub
     from stopt.artifact import Manifest
+    from stopt.parts import parts_of
     from stopt.preflight import survey
     from stopt.reading import read_spec
     from stopt.spec import ModelKind
+    from stopt.trust import configurations_with_code
 
     source = hub.fetch(model, (), revision=revision, token=token)
     root = source.folder
@@ -58,6 +60,7 @@ def inspect(model: str, revision: str | None, token: str | None, deep: bool, out
     if deep:
         _open_all(found, out)
     manifest = Manifest.read(root)
+    code = list(configurations_with_code(root, parts_of(spec)))
     tokenizer = spec.tokenizer
     described = {
         "model": f"{source.name}{f' at {source.revision}' if source.revision else ''}",
@@ -68,12 +71,12 @@ def inspect(model: str, revision: str | None, token: str | None, deep: bool, out
         **({} if spec.kind is ModelKind.CROSS_ENCODER else {"similarity": spec.similarity.value}),
         "prompts": ", ".join(f"{name}={text!r}" for name, text in spec.prompts.items()) or "none",
         "default prompt": spec.default_prompt_name or "none",
-        **_verdict(found, deep),
+        **_verdict(found, deep, code),
     }
     files = _converted(source, spec, manifest)
     listing = _listing(files, spec) if files else _none(model, source)
     data = {"source": source.name, "revision": source.revision, "spec": _described(spec), "files": files}
-    data["preflight"] = _preflight(found, root, deep)
+    data["preflight"] = {**_preflight(found, root, deep), "code_ignored": code}
     out.result(f"{fields(described)}\n\n{listing}", data, spec.kind.value)
 
 
@@ -151,7 +154,7 @@ def _open_all(found: Survey, out: Output) -> None:
             try_file(verdict, kind)
 
 
-def _verdict(found: Survey, deep: bool) -> dict[str, str]:
+def _verdict(found: Survey, deep: bool, code: Sequence[str]) -> dict[str, str]:
     """What the check of the files found, in words."""
     lines = {
         "verdict": f"safe to open ({len(found.checked)} files checked{', opened and run' if deep else ''})"
@@ -163,6 +166,10 @@ def _verdict(found: Survey, deep: bool) -> dict[str, str]:
     if found.ignored:
         more = f" and {len(found.ignored) - 6} more" if len(found.ignored) > 6 else ""
         lines["never opened"] = ", ".join(found.ignored[:6]) + more
+    if code:
+        lines["code ignored"] = (
+            f"the model's own classes (auto_map in {' and '.join(code)}); converted files need none of them, torch does"
+        )
     return lines
 
 

@@ -6,7 +6,7 @@ the rule; nothing that a file names is opened to find that out.
 
 from __future__ import annotations
 
-from stopt.preflight.config import ATTENTIONS, refuse_code
+from stopt.preflight.config import ATTENTIONS, AUTO_MAP, refuse_code
 from stopt.preflight.data_names import data_names
 from stopt.preflight.onnx import vet_onnx
 from stopt.preflight.openvino import vet_openvino
@@ -17,6 +17,7 @@ from stopt.preflight.whole_folder import Survey, kind_of, survey
 
 __all__ = [
     "ATTENTIONS",
+    "AUTO_MAP",
     "Survey",
     "Verdict",
     "data_names",

@@ -61,7 +61,7 @@ def read_spec(folder: str | Path, kind: ModelKind | None = None) -> ModelSpec:
     model = reading.optional("config_sentence_transformers.json")
     entries = read_entries(reading)
     plain = not entries
-    config = reading.optional("config.json") if plain else {}
+    config = reading.optional("config.json", transformers=True) if plain else {}
     routing = read_routing(reading, entries)
     everything = [
         *entries,
@@ -85,7 +85,7 @@ def has_table(folder: str | Path) -> bool:
         StoptError: As :func:`read_spec`, if modules.json is not valid.
     """
     reading = Reading(Path(folder))
-    entries = read_entries(reading) or _default_entries(reading.optional("config.json"))
+    entries = read_entries(reading) or _default_entries(reading.optional("config.json", transformers=True))
     return entries[0][0] in TABLES
 
 

@@ -33,16 +33,23 @@ class Reading:
         """Return the path of a file that the model names, inside the folder for certain."""
         return contained(self.root, *parts)
 
-    def required(self, *parts: str) -> dict[str, Any]:
-        """Read a JSON object that must be there, and asks for no code of its own."""
+    def required(self, *parts: str, transformers: bool = False) -> dict[str, Any]:
+        """Read a JSON object that must be there, and asks for no code of its own.
+
+        Args:
+            parts: The file.
+            transformers: Whether it is one of those in which transformers looks for the names of a model's own classes.
+                Here they are no more than names; who would act on them refuses them.
+        """
         path = self.file(*parts)
         config = read_json_object(path)
-        refuse_code(path, config)
+        refuse_code(path, config, unread=transformers)
         return config
 
-    def optional(self, *parts: str) -> dict[str, Any]:
+    def optional(self, *parts: str, transformers: bool = False) -> dict[str, Any]:
         """Read a JSON object as :meth:`required` does; empty if there is no such file."""
-        return self.required(*parts) if self.file(*parts).is_file() else {}
+        there = self.file(*parts).is_file()
+        return self.required(*parts, transformers=transformers) if there else {}
 
     def positive(self, config: Mapping[str, Any], key: str) -> int:
         """Return a member that must be a positive whole number."""

@@ -148,7 +148,7 @@ def read_tokenizer(
             "save a fast one beside the model: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)",
         )
     config_file = reading.file(path, "tokenizer_config.json")
-    own = reading.optional(path, "tokenizer_config.json")
+    own = reading.optional(path, "tokenizer_config.json", transformers=True)
     roles = {**reading.optional(path, "special_tokens_map.json"), **own}
     config = {**own, **arguments}
 

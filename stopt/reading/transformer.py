@@ -71,7 +71,7 @@ def read_config(reading: Reading, path: str) -> dict[str, Any]:
         if reading.file("adapter_config.json").is_file():
             hint = "this is a PEFT adapter: merge it into its base model (merge_and_unload) and save that"
         raise SourceError(f"{file} is missing", hint)
-    config = reading.required(path, "config.json")
+    config = reading.required(path, "config.json", transformers=True)
     if not isinstance(config.get("model_type"), str):
         raise CorruptModel(f"{file} has no model_type", "is this a transformers model?")
     return config

@@ -331,6 +331,63 @@ def test_keys_that_ask_for_code_are_refused_in_any_file(reports, safe, name) -> 
     safe(reports["other key", name], "UntrustedModel")
 
 
+@pytest.fixture(scope="module")
+def with_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with converted files, whose configurations name classes of its own; their code leaves a canary."""
+    folder = build(tmp_path_factory.mktemp("code") / "model")
+    canary = folder.parent / "canary"
+    for name in ("modeling_evil.py", "tokenization_evil.py"):
+        (folder / name).write_text(f"import os; os.mkdir({str(canary)!r}); raise SystemExit(66)")
+    for file, classes in (
+        ("config.json", {"AutoConfig": "modeling_evil.EvilConfig", "AutoModel": "modeling_evil.Evil"}),
+        ("tokenizer_config.json", {"AutoTokenizer": ["tokenization_evil.Evil", None]}),
+    ):
+        content = json.loads((folder / file).read_text())
+        write_json(folder / file, {**content, "auto_map": classes})
+    return folder
+
+
+def _no_code_ran(folder: Path, report: Report) -> None:
+    assert not (folder.parent / "canary").exists()
+    assert not {path for path in report.opened() if path.endswith("_evil.py")}, report
+    assert not report.of("os.exec", "os.posix_spawn", "os.system", "socket.connect", "subprocess.Popen")
+    assert not {name for name in report.of("import") if "evil" in name or "transformers_modules" in name}
+
+
+@pytest.mark.scorecard("H4")
+def test_converted_files_are_served_without_the_code_beside_them(harmless: Path, with_code: Path) -> None:
+    actions = ("onnx", "openvino", "any", "inspect")
+    reports = watch([(action, str(with_code)) for action in actions])
+    plain = watch([("onnx", str(harmless))])[0]
+    for report in reports:
+        assert report.error is None, report
+        _no_code_ran(with_code, report)
+    assert reports[0].value == plain.value
+    shown = json.loads(reports[3].value["stdout"])["result"]["preflight"]
+    assert shown["code_ignored"] == ["config.json", "tokenizer_config.json"]
+    assert shown["ignored"] == ["modeling_evil.py", "tokenization_evil.py"]
+
+
+@pytest.mark.scorecard("H4")
+@pytest.mark.parametrize("named_in", [("config.json",), ("tokenizer_config.json",)])
+def test_what_needs_the_original_model_refuses_its_code(
+    with_code: Path, tmp_path: Path, harmless: Path, named_in: tuple[str, ...]
+) -> None:
+    folder = shutil.copytree(with_code, tmp_path / "model")
+    for file in {"config.json", "tokenizer_config.json"}.difference(named_in):
+        shutil.copyfile(harmless / file, folder / file)
+    converted = shutil.copytree(folder, tmp_path / "unconverted")
+    shutil.rmtree(converted / "onnx")
+    # the first serves the original weights, the second would convert them
+    for place, report in zip(
+        (folder, converted), watch([("torch", str(folder)), ("onnx", str(converted))], harmless), strict=True
+    ):
+        assert (report.error, report.code) == ("UntrustedModel", 4), report
+        assert f"{place / named_in[0]} names code of its own (auto_map)" in report.message
+        assert "--trust-remote-code" in report.hint
+        _no_code_ran(with_code, report)
+
+
 @pytest.mark.scorecard("H4")
 def test_keys_that_name_what_is_not_needed_are_ignored(tmp_path: Path) -> None:
     folder = build(tmp_path / "model")

@@ -183,6 +183,8 @@ def load_transformer(
     folder = contained(root, spec.transformer.path)
     config = read_json_object(contained(folder, "config.json"))
     refuse_code(folder / "config.json", config)
+    if (tokenizer := contained(root, spec.tokenizer.path, "tokenizer_config.json")).is_file():
+        refuse_code(tokenizer, read_json_object(tokenizer))
     if config.get("quantization_config"):
         raise UnsupportedModel(
             str(root),
