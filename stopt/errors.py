@@ -16,7 +16,7 @@
     ├── SpaceError                exit 3   queries and an index are of different models, or of different forms of one
     ├── UntrustedModel            exit 4   the folder wants to run code or to leave itself
     ├── CorruptModel              exit 4   a file is cut short, not what its name says, or contradicts another
-    └── ResourceLimitError        exit 4   opening a file would take more time or memory than a model of its size needs
+    └── ResourceLimitError        exit 4   a file takes more time or memory than a model of its size needs, or a text does
 
 Each carries a ``hint``: the one thing to do next. Misuse by a calling program that no user can cause stays a
 plain ``TypeError`` or ``ValueError``.
@@ -223,9 +223,19 @@ class CorruptModel(StoptError):
 
 
 class ResourceLimitError(StoptError):
-    """Opening a file would take more time or memory than a model of its size needs, or did so where that was tried."""
+    """Opening a file would take more time or memory than a model of its size needs, or memory ran out over texts.
+
+    Args:
+        message: What took too much.
+        hint: The one thing to do next.
+        positions: Which of the call's inputs memory ran out over, as far as that is known.
+    """
 
     exit_code = 4
+
+    def __init__(self, message: str, hint: str = "", *, positions: Sequence[int] = ()) -> None:
+        super().__init__(message, hint)
+        self.positions = tuple(positions)
 
 
 MOST_KNOWN = 20  # names that a hint lists

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from threading import Condition
 from typing import Any
 
-from stopt.errors import StoptError, WorkerError
+from stopt.errors import ResourceLimitError, StoptError, WorkerError
 from stopt.runtime.frames import Parts, Report
+from stopt.runtime.memory import OUT_OF_MEMORY
 
 __all__ = ["Board", "Call", "Failure", "Task"]
 
@@ -26,8 +26,6 @@ _OF_HANGS = (
     "start_multi_process_pool"
 )
 _OF_MEMORY = "use fewer workers or smaller batches: batch_size=, max_batch_tokens=, chunk_size="
-# what Python and the engines say when there is none left
-_MEMORY = re.compile(r"MemoryError|bad_?\s?alloc|out of memory|[Ff]ailed to allocate|can't allocate memory")
 _OF_ERRORS = "the same call without a pool shows where; the worker's traceback is in this error's notes"
 
 
@@ -50,7 +48,12 @@ class Failure:
     @property
     def final(self) -> bool:
         """Whether another worker would say the same: the input or an option is wrong, not the worker."""
-        return self.report is not None and self.report.attributes is not None
+        return self.report is not None and self.report.attributes is not None and not self._is_of_memory
+
+    @property
+    def _is_of_memory(self) -> bool:
+        """Whether memory ran out, of which another worker may have more."""
+        return self.report is not None and self.report.name == ResourceLimitError.__name__
 
     def error(
         self, doing: str, *, attempts: int = 1, chunk: int | None = None, positions: Sequence[int] = ()
@@ -61,10 +64,13 @@ class Failure:
             message = f"{self.where} {self.fate} while {doing}{twice}"
             hint = _OF_HANGS if self.hung else _OF_DEATHS
             return WorkerError(message, hint, chunk=chunk, positions=positions)
-        if (known := self.report.known()) is not None:
+        known = self.report.known()
+        if known is not None and (chunk is None or not self._is_of_memory):
             return known
+        if isinstance(known, ResourceLimitError):
+            positions = known.positions or positions
         message = f"{self.where} failed while {doing}{twice}: {self.report.name}: {self.report.text}"
-        hint = _OF_MEMORY if _MEMORY.search(message) else _OF_ERRORS
+        hint = _OF_MEMORY if self._is_of_memory or OUT_OF_MEMORY.search(message) else _OF_ERRORS
         error = WorkerError(message, hint, chunk=chunk, positions=positions)
         error.add_note(f"In the worker:\n{self.report.details}")
         return error

@@ -15,8 +15,9 @@ import numpy as np
 
 from stopt.errors import OptionError
 from stopt.runtime.arrays import is_tensor
+from stopt.runtime.memory import within_memory
 from stopt.runtime.options import EngineOptions, OnnxOptions, OpenVinoOptions
-from stopt.runtime.pipeline import Pipeline, characters
+from stopt.runtime.pipeline import Pipeline, RunOptions, characters
 from stopt.runtime.tokenizer import Ints, Text
 from stopt.runtime.workers import WorkerPool
 from stopt.spec import ModelSpec, Pooling
@@ -148,8 +149,24 @@ class _PipelineJob(Generic[Options, Value]):
     options: Options
 
     def __call__(self, model: _Opened, chunk: _Chunk, /) -> Value:
-        found: Any = self.compute(model.as_seen(self.view), chunk.texts, self.options, chunk.positions)
-        return _on_cpu(found)  # type: ignore[no-any-return]
+        pipeline = model.as_seen(self.view)
+
+        def run(places: Sequence[int], batch_size: int | None) -> Any:
+            texts = [chunk.texts[place] for place in places]
+            options = _in_batches(self.options, batch_size)
+            return _on_cpu(self.compute(pipeline, texts, options, chunk.positions[list(places)]))
+
+        lengths = [characters(text) for text in chunk.texts]
+        return within_memory(run, lengths, chunk.positions.tolist())  # type: ignore[no-any-return]
+
+
+def _in_batches(options: Any, size: int | None) -> Any:
+    """Options of a call, or those of its run alone, with batches of so many texts at most."""
+    if size is None:
+        return options
+    run: RunOptions = options if isinstance(options, RunOptions) else options.run
+    run = replace(run, batch_size=min(size, run.batch_size or size))
+    return run if isinstance(options, RunOptions) else replace(options, run=run)
 
 
 def _on_cpu(value: Any) -> Any:

@@ -26,7 +26,7 @@ from stopt.errors import ArtifactError, WorkerError
 from stopt.runtime.frames import Report
 from stopt.scale.chunks import Corpus, IdType, Place
 from stopt.scale.connection import RayCluster, connected
-from stopt.scale.crew import Crew
+from stopt.scale.crew import Crew, encode_chunk
 from stopt.scale.encoder import About, Encoder
 from stopt.scale.job import EncodeJob, Format, ModelOptions
 from stopt.scale.making import Progress, Tell, Workshop, make_shards, missing
@@ -261,7 +261,7 @@ class ShardMaker:
         encoder = Encoder(plan.job.model, tokens=plan.format is Format.JSONL)
         about = encoder.about()
         require_alike(about, plan.about, plan.stopt)
-        return Crew(about, lambda chunks: (encoder(chunk.texts) for chunk in chunks))
+        return Crew(about, lambda chunks: (encode_chunk(encoder, chunk) for chunk in chunks))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Make the shards of a batch that nobody has made yet."""

@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from stopt.runtime.memory import within_memory
+from stopt.runtime.pipeline import characters
 from stopt.runtime.tokenizer import Text
 from stopt.runtime.workers import WorkerPool
 from stopt.scale.encoder import About, Encoded, Encoder
 from stopt.scale.job import ModelOptions
 
-__all__ = ["Crew", "Mapper", "Texts", "hired"]
+__all__ = ["Crew", "Mapper", "Texts", "encode_chunk", "hired"]
 
 
 class Texts(NamedTuple):
@@ -59,11 +61,22 @@ def hired(options: ModelOptions, workers: int, *, tokens: bool) -> Iterator[Crew
     devices = options.devices * workers
     if len(devices) == 1:
         encoder = Encoder(options, tokens=tokens)
-        yield Crew(encoder.about(), lambda chunks: (encoder(chunk.texts) for chunk in chunks))
+        yield Crew(encoder.about(), lambda chunks: (encode_chunk(encoder, chunk) for chunk in chunks))
         return
     with WorkerPool(_Source(options, tokens), devices, options.threads) as pool:
         (about,) = pool.map(_Describe(), [None])
         yield Crew(about, lambda chunks: pool.map(_Encode(), chunks))
+
+
+def encode_chunk(encoder: Encoder, chunk: Texts) -> Encoded:
+    """Encode a chunk, in smaller batches where memory runs out."""
+    if not chunk.texts:
+        return encoder(chunk.texts)
+    return within_memory(
+        lambda places, size: encoder.in_batches(size)([chunk.texts[place] for place in places]),
+        [characters(text) for text in chunk.texts],
+        chunk.positions,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +96,7 @@ class _Encode:
     """What a worker does with a chunk."""
 
     def __call__(self, encoder: Encoder, chunk: Texts, /) -> Encoded:
-        return encoder(chunk.texts)
+        return encode_chunk(encoder, chunk)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -125,6 +126,14 @@ class Encoder:
             case _:
                 scores = self._model.predict(given, show_progress_bar=False, **self._call)[:count]
                 return self._kept(scores, count)
+
+    def in_batches(self, size: int | None) -> Encoder:
+        """The same with so many texts in a batch at most; None is as it is."""
+        if size is None:
+            return self
+        found = copy(self)
+        found._options = replace(self._options, batch_size=min(size, self._options.batch_size or size))
+        return found
 
     def about(self) -> About:
         """Describe it."""

@@ -9,6 +9,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from stopt.errors import InputError, OptionError
 
 
@@ -132,3 +134,14 @@ def fail(trouble, where):
             print("hello from a worker", flush=True)
             os.write(1, b"and from its native code\n")
     return None
+
+
+def hungry(pipeline, texts, options, positions):
+    """Lengths of texts; memory runs out over more than two of them at a time, and over one of more than 1,000 characters."""
+    assert positions is None or len(positions) == len(texts)
+    size = min(options.batch_size or len(texts), len(texts))
+    if size > 2:
+        raise RuntimeError("std::bad_alloc")
+    if max(map(len, texts)) > 1000:
+        raise MemoryError
+    return np.array([[len(text)] for text in texts])

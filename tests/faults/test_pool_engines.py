@@ -13,8 +13,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from faults.stub_jobs import hungry
 
 from stopt import SentenceTransformer, WorkerError
+from stopt.errors import ResourceLimitError
+from stopt.runtime.memory import within_memory
+from stopt.runtime.pipeline import RunOptions
+from stopt.runtime.spread import Spread
 
 Exported = Callable[..., Path]
 
@@ -77,6 +82,76 @@ def test_texts_that_no_worker_has_memory_for_are_named(served) -> None:
     assert "inputs 0 to 7" in caught.value.message
     assert "another worker had failed on it before" in caught.value.message
     assert "fewer workers" in caught.value.hint
+
+
+@pytest.mark.scorecard("F8")
+def test_texts_that_memory_runs_out_over_are_run_in_smaller_batches(served) -> None:
+    texts = ["x" * number for number in range(100)]
+    parts = Spread(served.pool, served.model.pipeline, served.model.pipeline, 50).run(
+        hungry, texts, RunOptions()
+    )
+    assert {
+        row: int(length)
+        for rows, lengths in parts
+        for row, (length,) in zip(rows.tolist(), lengths, strict=True)
+    } == {number: number for number in range(100)}
+
+
+@pytest.mark.scorecard("F8")
+def test_the_text_that_memory_runs_out_over_is_named(served) -> None:
+    texts = [*("x" * number for number in range(30)), "y" * 2000]
+    with pytest.raises(WorkerError) as caught:
+        list(
+            Spread(served.pool, served.model.pipeline, served.model.pipeline, 50).run(
+                hungry, texts, RunOptions()
+            )
+        )
+    assert caught.value.positions == (30,)
+    assert "memory ran out over input 30 alone, of 2,000 characters: MemoryError" in caught.value.message
+    assert "another worker had failed on it before" in caught.value.message
+    assert "fewer workers or smaller batches" in caught.value.hint
+    assert np.abs(served.model.encode(TEXTS, pool=served.pool) - served.expected).max() < TOLERANCE
+
+
+def test_smaller_batches_are_told_of(caplog) -> None:
+    def run(places, size):
+        if (size or 50) > 8:
+            raise RuntimeError("std::bad_alloc")
+        return len(places)
+
+    assert within_memory(run, [1] * 50, range(50)) == 50
+    assert caplog.messages == [
+        "memory ran out over 50 texts, which were then run in batches of 8 at most; with smaller ones from the start that is "
+        "faster: batch_size=, max_batch_tokens= (RuntimeError: std::bad_alloc)"
+    ]
+
+
+def test_what_is_not_about_memory_is_raised_at_once() -> None:
+    asked = []
+
+    def run(places, size):
+        asked.append(size)
+        raise ValueError("boom")
+
+    with pytest.raises(ValueError, match="boom"):
+        within_memory(run, [1, 2, 3], [0, 1, 2])
+    assert asked == [None]
+
+
+def test_memory_that_runs_out_over_no_text_in_particular_is_an_error_too() -> None:
+    asked = []
+
+    def run(places, size):
+        asked.append((len(places), size))
+        if len(places) > 1:
+            raise MemoryError("none left")
+
+    with pytest.raises(ResourceLimitError) as caught:
+        within_memory(run, [1, 3, 2], [5, 6, 7])
+    assert asked == [(3, None), (3, 2), (3, 1), (1, None), (1, None), (1, None)]
+    assert caught.value.message == "memory ran out over 3 texts, run one by one: MemoryError: none left"
+    assert caught.value.hint == "fewer workers leave more for each"
+    assert caught.value.positions == ()
 
 
 @pytest.mark.scorecard("F10")
