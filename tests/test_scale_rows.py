@@ -129,6 +129,9 @@ def test_a_column_that_is_not_there(tmp_path, ending) -> None:
             rows_of(file, columns)
         assert caught.value.message == f"{file} has no column {name!r}; it has key, text"
         assert "did you mean" in caught.value.hint
+    with pytest.raises(SourceError) as caught:
+        rows_of(file, Columns("body"))
+    assert caught.value.hint == "name one that is there: --column for the text, --id-column for the id"
     with pytest.raises(SourceError, match=r"two texts of a pair|no column 'a,b'"):
         rows_of(file, Columns("a,b", pairs=True))
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from stopt.errors import ResourceLimitError
+from stopt.errors import CorruptModel, ResourceLimitError, StoptError
 
 __all__ = ["OUT_OF_MEMORY", "ran_out", "within_memory"]
 
@@ -26,6 +26,8 @@ logger = logging.getLogger("stopt")
 
 def ran_out(error: BaseException) -> bool:
     """Whether an error is about memory."""
+    if isinstance(error, StoptError) and not isinstance(error, ResourceLimitError | CorruptModel):
+        return False  # which may quote anything
     return isinstance(error, MemoryError) or bool(OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"))
 
 

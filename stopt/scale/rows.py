@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from importlib.util import find_spec
 from typing import IO, Any
 
@@ -220,8 +221,17 @@ def _text_names(file: InputFile, columns: Columns, names: Sequence[str]) -> tupl
 def _no_columns(file: InputFile, name: str, names: Sequence[str]) -> SourceError:
     return SourceError(
         f"{file.name} has no column {name!r}; it has {', '.join(names) or 'none'}",
-        suggest(name, list(names)) if names else "is this the right file?",
+        _which(name, names),
     )
+
+
+def _which(name: str, names: Sequence[str]) -> str:
+    """What to do about a column that is not there."""
+    if not names:
+        return "is this the right file?"
+    if get_close_matches(name, names, n=1):
+        return suggest(name, list(names))
+    return "name one that is there: --column for the text, --id-column for the id"
 
 
 # ---- JSONL ----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import pytest
 from faults.stub_jobs import hungry
 
 from stopt import SentenceTransformer, WorkerError
-from stopt.errors import ResourceLimitError
+from stopt.errors import InputError, ResourceLimitError
 from stopt.runtime.memory import within_memory
 from stopt.runtime.pipeline import RunOptions
 from stopt.runtime.spread import Spread
@@ -126,12 +126,15 @@ def test_smaller_batches_are_told_of(caplog) -> None:
     ]
 
 
-def test_what_is_not_about_memory_is_raised_at_once() -> None:
+@pytest.mark.parametrize(
+    "error", [ValueError("boom"), InputError("'out of memory' has a lone surrogate, boom")]
+)
+def test_what_is_not_about_memory_is_raised_at_once(error) -> None:
     asked = []
 
     def run(places, size):
         asked.append(size)
-        raise ValueError("boom")
+        raise error
 
     with pytest.raises(ValueError, match="boom"):
         within_memory(run, [1, 2, 3], [0, 1, 2])

@@ -216,8 +216,10 @@ def _choose_provider(options: OnnxOptions, device: str | None) -> tuple[str, dic
     if wanted is None:
         return (_CUDA if "cuda:0" in onnx_devices() else _CPU), settings
     if wanted not in available:
+        hint = f"it has {', '.join(available)}; other builds have more, for CUDA onnxruntime-gpu in onnxruntime's place"
         raise OptionError(
-            f"provider {wanted!r} is not in this build of ONNX Runtime", suggest(wanted, available)
+            f"provider {wanted!r} is not in this build of ONNX Runtime",
+            suggest(wanted, available) if options.provider else hint,
         )
     if kind in _OF_ONE_PROVIDER and wanted != named:
         raise OptionError(f"device {device!r} contradicts provider {wanted!r}", "give one of the two")
