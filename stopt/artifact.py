@@ -189,7 +189,7 @@ class Manifest:
             ``base_model`` that its card names.
         inputs: sha256 and size of the original files that went in, by path.
         files: Converted files by path, relative to the model folder.
-        trust: What the model was allowed when it was converted.
+        trust: What the model was allowed when it was converted; see :mod:`stopt.trust`.
     """
 
     source: Mapping[str, str | None]
@@ -209,7 +209,7 @@ class Manifest:
         if not path.is_file():
             return None
         manifest = cls._of(read_json_object(path), str(path))
-        for name in manifest.listed:
+        for name in (*manifest.listed, *manifest.code):
             contained(root, name)
         return manifest
 
@@ -236,7 +236,10 @@ class Manifest:
         try:
             files = {name: _record(record) for name, record in document["files"].items()}
             inputs = {name: _part(value) for name, value in document.get("inputs", {}).items()}
-            return cls(dict(document["source"]), inputs, files, dict(document.get("trust", {})))
+            trust = dict(document.get("trust", {}))
+            if "code" in trust:
+                trust["code"] = {name: _part(value) for name, value in trust["code"].items()}
+            return cls(dict(document["source"]), inputs, files, trust)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CorruptModel(
                 f"{path} is not a manifest of stopt: {error}", "delete it and export again"
@@ -247,6 +250,11 @@ class Manifest:
         """Every file that it knows, original and converted, with sha256 and, where that was recorded, size."""
         parts = {name: part for record in self.files.values() for name, part in record.parts.items()}
         return {**self.inputs, **parts}
+
+    @property
+    def code(self) -> Mapping[str, Mapping[str, str | int]]:
+        """Files of the model's own code that a conversion was told to run, with sha256 and size."""
+        return self.trust.get("code") or {}
 
     def is_intact(self, root: Path) -> bool:
         """Whether every converted file is there as it was recorded; hashes them."""

@@ -15,6 +15,7 @@ from typing import Any
 from stopt.artifact import FileRecord, Manifest, is_plain
 from stopt.errors import PushError
 from stopt.spec import Backend, ModelKind
+from stopt.trust import trusted_code
 
 __all__ = ["About", "Shown", "Speed", "commit_text", "pull_request", "section", "title", "write"]
 
@@ -370,6 +371,8 @@ def _origin(about: About) -> str:
         said.append(f"**Not checked, or not passed: {', '.join(others)}.**")
     if made := _made_with(about):
         said.append(made)
+    if told := trusted_code(about.manifest):
+        said.append(f"**{told[:1].upper()}{told[1:]}.** The files need no code and are served without.")
     revision = about.manifest.source.get("revision")
     if revision and about.manifest.source.get("name"):
         said.append(f"Made from {about.manifest.source['name']} at `{revision}`.")

@@ -81,7 +81,10 @@ _REMEDY = (
 def examine(root: Path, manifest: Manifest) -> Verdict:
     """Hash every file of a folder that its manifest names, and look for others."""
     verified, differences = [], []
-    for name, part in sorted(manifest.listed.items()):
+    # code that a conversion ran need not be here: what serves its files has no use for it
+    code = {name: part for name, part in manifest.code.items() if contained(root, name).is_file()}
+    expected = {**code, **manifest.listed}
+    for name, part in sorted(expected.items()):
         path = contained(root, name)
         found = sha256(path) if path.is_file() else None
         if found == part["sha256"]:
@@ -89,7 +92,7 @@ def examine(root: Path, manifest: Manifest) -> Verdict:
         else:
             differences.append(Difference(name, str(part["sha256"]), found))
     names = (path.relative_to(root).as_posix() for path in sorted(root.rglob("*")) if path.is_file())
-    unknown = [name for name in names if name not in manifest.listed and _matters(name)]
+    unknown = [name for name in names if name not in expected and _matters(name)]
     return Verdict(tuple(verified), tuple(differences), tuple(unknown))
 
 

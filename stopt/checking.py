@@ -22,6 +22,7 @@ from stopt.runtime.scoring import ScoreOptions
 from stopt.runtime.scoring import score as run_pairs
 from stopt.runtime.sparse_arrays import SparseRows, collect_rows
 from stopt.spec import SENTENCE, Activation, Backend, ModelKind, ModelSpec, TransformerSpec
+from stopt.trust import trust_of
 
 __all__ = ["CheckOptions", "check"]
 
@@ -44,6 +45,7 @@ class CheckOptions:
             None is the default of each file's precision.
         task: The model's task, as optimum names it. A hint: another one is an error.
         library: The library whose model it is; a hint as well.
+        trust_remote_code: Run the code that the model's config.json names, in torch.
     """
 
     file_name: str | Sequence[str] | None = None
@@ -56,6 +58,7 @@ class CheckOptions:
     min_agreement: float | None = None
     task: str | None = None
     library: str | None = None
+    trust_remote_code: bool = False
 
 
 def check(
@@ -77,10 +80,12 @@ def check(
         UnsupportedModel: If stopt tokenises differently from transformers.
     """
     chosen = options or CheckOptions()
-    source = hub.fetch(model, [*hub.WEIGHTS, *hub.CONVERTED])
+    code = hub.CODE if chosen.trust_remote_code else ()
+    source = hub.fetch(model, [*hub.WEIGHTS, *hub.CONVERTED, *code])
     root = source.folder
     spec = read_model(source, chosen.task, chosen.library)
     files = _files(root, parts_of(spec), chosen.file_name)
+    trust_of(source, parts_of(spec), allowed=chosen.trust_remote_code)
     tolerance_for("float32", spec.kind, **_thresholds(chosen))  # those that mean nothing are refused at once
     benchmarks = _benchmarks(chosen, spec)
     manifest = Manifest.read(root)
@@ -139,7 +144,7 @@ def _measure(
     say: Say,
 ) -> _Measured:
     samples = samples_for(part.kind, options.texts)
-    torch = TorchOptions(dtype="float32")
+    torch = TorchOptions(dtype="float32", trust_remote_code=options.trust_remote_code)
     pipeline = Pipeline.open(source.folder, part, torch, "cpu")
     reference = Reference.measure(pipeline, samples)
     if mismatch := token_mismatch(pipeline, reference.texts):

@@ -77,7 +77,12 @@ class Recipe:
 
 
 def read_recipe(
-    file: Path, *, output: Path | None = None, force: bool = False, token: str | None = None
+    file: Path,
+    *,
+    output: Path | None = None,
+    force: bool = False,
+    token: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Recipe:
     """Read a recipe.
 
@@ -86,6 +91,7 @@ def read_recipe(
         output: Folder to copy the model to first.
         force: Replace files that are there.
         token: Hub token.
+        trust_remote_code: Run the code that the model's config.json names; a recipe cannot say that itself.
 
     Raises:
         SourceError: If the file cannot be read.
@@ -101,7 +107,8 @@ def read_recipe(
             f"{file} is not TOML: {error}", "strings are in quotes, tables in brackets"
         ) from error
     try:
-        return _recipe(file, document, {"output": output, "force": force, "token": token})
+        shared = {"output": output, "force": force, "token": token, "trust_remote_code": trust_remote_code}
+        return _recipe(file, document, shared)
     except _KeyProblem as problem:
         line = _line_of(text, problem)
         raise OptionError(

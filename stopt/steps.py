@@ -107,6 +107,7 @@ class ConversionOptions:
         library: The library whose model it is; a hint as well.
         revision: Revision of a Hub repository.
         token: Hub token.
+        trust_remote_code: Run the code that the model's config.json names, in torch, while it is converted and checked.
     """
 
     output: Path | None = None
@@ -119,6 +120,7 @@ class ConversionOptions:
     library: str | None = None
     revision: str | None = None
     token: str | None = field(default=None, repr=False)
+    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True, slots=True)

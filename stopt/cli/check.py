@@ -54,8 +54,9 @@ __all__ = ["check"]
     metavar="A B",
     help="Instead: can queries of A search an index built with B? Each a file in MODEL, a model folder, or torch.",
 )
+@options.trust_remote_code
 @options.output_options
-@options.collect("hints", "min_agreement", "task", "library")
+@options.collect("hints", "min_agreement", "task", "library", "trust_remote_code")
 def check(
     model: str,
     file_name: str | None,

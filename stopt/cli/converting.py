@@ -33,6 +33,7 @@ _SHARED = (
     "library",
     "revision",
     "token",
+    "trust_remote_code",
 )
 _PUBLISH = ("push_to_hub", "create_pr", "private", "commit_message")
 
@@ -60,6 +61,7 @@ def conversion_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of :class:`~stopt.steps.ConversionOptions`, and hand them to the command as ``shared``."""
     decorated = options.collect("shared", *_SHARED)(publish_options(command))
     for decorate in (
+        options.trust_remote_code,
         options.hub_options,
         options.hints,
         options.thresholds,

@@ -50,7 +50,7 @@ def inspect(model: str, revision: str | None, token: str | None, deep: bool, out
     from stopt.preflight import survey
     from stopt.reading import read_spec
     from stopt.spec import ModelKind
-    from stopt.trust import configurations_with_code
+    from stopt.trust import configurations_with_code, trusted_code
 
     source = hub.fetch(model, (), revision=revision, token=token)
     root = source.folder
@@ -72,11 +72,13 @@ def inspect(model: str, revision: str | None, token: str | None, deep: bool, out
         "prompts": ", ".join(f"{name}={text!r}" for name, text in spec.prompts.items()) or "none",
         "default prompt": spec.default_prompt_name or "none",
         **_verdict(found, deep, code),
+        **({"code trusted": told} if (told := trusted_code(manifest)) else {}),
     }
     files = _converted(source, spec, manifest)
     listing = _listing(files, spec) if files else _none(model, source)
     data = {"source": source.name, "revision": source.revision, "spec": _described(spec), "files": files}
     data["preflight"] = {**_preflight(found, root, deep), "code_ignored": code}
+    data["trust"] = dict(manifest.trust) if manifest else {}
     out.result(f"{fields(described)}\n\n{listing}", data, spec.kind.value)
 
 

@@ -41,6 +41,7 @@ __all__ = [
     "texts",
     "threads",
     "thresholds",
+    "trust_remote_code",
     "working_model",
 ]
 
@@ -142,6 +143,12 @@ def hints(command: Command) -> Command:
     )(command)
 
 
+trust_remote_code = click.option(
+    "--trust-remote-code",
+    is_flag=True,
+    help="Run the Python code that the model's config.json names, in this process and with all your rights, to compare "
+    "with. Read it first. The converted files need no code and are served without.",
+)
 create_pr = click.option(
     "--create-pr", is_flag=True, help="Propose the files in a pull request instead of committing them."
 )

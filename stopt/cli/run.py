@@ -26,6 +26,7 @@ __all__ = ["run"]
 @click.option("--model", help="Model folder or Hub id to use instead of the recipe's own.")
 @options.force
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
+@options.trust_remote_code
 @options.hub_token
 @publish_options
 @options.output_options
@@ -35,6 +36,7 @@ def run(
     model: str | None,
     force: bool,
     dry_run: bool,
+    trust_remote_code: bool,
     token: str | None,
     publish: Mapping[str, Any],
     out: Output,
@@ -51,7 +53,7 @@ def run(
     from stopt.convert import require_convert
     from stopt.recipe import read_recipe
 
-    found = read_recipe(recipe, output=output, force=force, token=token)
+    found = read_recipe(recipe, output=output, force=force, token=token, trust_remote_code=trust_remote_code)
     found = found if model is None else found.of(model)
     require_convert()
     from stopt.convert.run import plan

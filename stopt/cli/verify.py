@@ -49,6 +49,7 @@ __all__ = ["verify"]
     multiple=True,
     help="The same with a certificate that the signer's own leads to; may be repeated.",
 )
+@options.trust_remote_code
 @options.hub_options
 @options.collect("signer", "key", "certificates")
 @options.output_options
@@ -58,6 +59,7 @@ def verify(
     again: bool,
     texts: Path | None,
     signer: Mapping[str, Any],
+    trust_remote_code: bool,
     revision: str | None,
     token: str | None,
     out: Output,
@@ -76,10 +78,13 @@ def verify(
     from stopt.artifact import MANIFEST, Manifest
     from stopt.certificate import examine
     from stopt.errors import ArtifactError, CorruptModel
+    from stopt.trust import trusted_code
 
     if signer["key"] and signer["certificates"]:
         raise click.UsageError("--key and --certificate are two ways to say who signed; give one of them")
-    wanted = [*hub.WEIGHTS, "*.onnx*", "openvino/*"]
+    if trust_remote_code and not again:
+        raise click.UsageError("--trust-remote-code goes with --reproduce: nothing else runs code")
+    wanted = [*hub.WEIGHTS, "*.onnx*", "openvino/*", *(hub.CODE if trust_remote_code else ())]
     source = hub.fetch(model, wanted, revision=revision, token=token)
     manifest = Manifest.read(source.folder)
     if manifest is None:
@@ -100,7 +105,9 @@ def verify(
         require_convert()
         from stopt.convert.reproduce import Outcome, reproduce
 
-        made = reproduce(source.folder, manifest, texts=texts, say=out.step)
+        made = reproduce(
+            source.folder, manifest, texts=texts, trust_remote_code=trust_remote_code, say=out.step
+        )
         wrong = [each.file for each in made if each.outcome is Outcome.DIFFERENT]
         if wrong:
             failure = CorruptModel(
@@ -108,17 +115,20 @@ def verify(
                 "install the recorded versions and try again, or convert the model again with `stopt export --force`",
             )
     data = {**asdict(verdict), "signed": signed, "reproduced": [asdict(each) for each in made]}
-    out.result(_human(verdict, made, signed), data, "failed" if failure else "ok", failure)
+    if told := trusted_code(manifest):
+        data["trusted_code"] = dict(manifest.code)
+    out.result(_human(verdict, made, signed, told), data, "failed" if failure else "ok", failure)
     if verdict.unknown and not strict:
         out.warning(f"not in {MANIFEST}: {', '.join(verdict.unknown)}")
     if failure is not None:
         raise failure
 
 
-def _human(verdict: Verdict, made: list[Reproduction], signed: bool) -> str:
+def _human(verdict: Verdict, made: list[Reproduction], signed: bool, told: str) -> str:
     lines = ["the signature is good"] if signed else []
     lines.append(f"{len(verdict.verified)} files are as recorded")
     lines += [f"  {each}" for each in verdict.differences]
+    lines += [told] if told else []
     if made:
         rows: list[Any] = [
             [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import filecmp
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 
 from stopt import hub
@@ -49,8 +49,17 @@ def default_target(source: hub.Source) -> Path:
     )
 
 
-def copy_sidecars(source: Path, staged: Path, target: Path, force: bool) -> list[str]:
-    """Copy the model's own files to the staging folder, those that the target has already left out.
+def copy_sidecars(
+    source: Path, staged: Path, target: Path, force: bool, code: Collection[str] = ()
+) -> list[str]:
+    """Copy the model's own files to the staging folder, those left out that are there or that the target has already.
+
+    Args:
+        source: The model folder.
+        staged: The staging folder.
+        target: The folder that gains the files.
+        force: Whether files of it may be replaced.
+        code: Files of code that was trusted, which belong to the model as well then.
 
     Returns:
         What was copied, relative to both folders.
@@ -58,9 +67,11 @@ def copy_sidecars(source: Path, staged: Path, target: Path, force: bool) -> list
     copied = []
     for path in sorted(source.rglob("*")):
         name = path.relative_to(source).as_posix()
-        if not path.is_file() or not _belongs(name):
+        if not path.is_file() or not (_belongs(name) or name in code):
             continue
         contained(source, name)
+        if (staged / name).is_file():
+            continue
         if (target / name).is_file():
             if filecmp.cmp(path, target / name, shallow=False):
                 continue

@@ -52,6 +52,7 @@ from stopt.runtime.trial import admit_graph
 from stopt.spec import Backend, ModelSpec, TransformerSpec
 from stopt.staging import commit, held, staging
 from stopt.steps import ConversionOptions
+from stopt.trust import trust_of
 
 __all__ = [
     "ConversionOptions",
@@ -79,7 +80,6 @@ _PACKAGES = (
     "onnxruntime",
     "openvino",
 )
-_TRUST = {"remote_code": False, "pickle": False}  # neither is ever allowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,19 +165,22 @@ def produce(
         StoptError: If the model cannot be read, converted or written (see :mod:`stopt.errors`);
             :class:`~stopt.errors.ParityError` if a file is not the model. Nothing is left behind by a failure.
     """
-    source = hub.fetch(model, hub.WEIGHTS, revision=options.revision, token=options.token)
+    wanted = [*hub.WEIGHTS, *(hub.CODE if options.trust_remote_code else ())]
+    source = hub.fetch(model, wanted, revision=options.revision, token=options.token)
     parts = parts_of(read_model(source, options.task, options.library))
+    trust = trust_of(source, parts, allowed=options.trust_remote_code)
     target = options.output or default_target(source)
     placed = [(part, _placed(product, part)) for part in parts for product in products]
     _check_files(target, source.folder, placed, options.force)
     tolerances = [_tolerance(product, part, options) for part, product in placed]
-    certificate = Manifest(origin(source), describe_inputs(source.folder), trust=_TRUST)
+    certificate = Manifest(origin(source), describe_inputs(source.folder), trust=trust)
     table = not any(isinstance(part.front, TransformerSpec) for part in parts)
     say(f"running {source.name} in {'numpy' if table else 'torch'}")
     measured = {part.front.path: _measure(source, part, options) for part in parts}
     with staging(target) as staged:
         same = target.exists() and target.samefile(source.folder)
-        sidecars = [] if same else copy_sidecars(source.folder, staged, target, options.force)
+        code = trust.get("code", ())
+        sidecars = [] if same else copy_sidecars(source.folder, staged, target, options.force, code)
         made: list[tuple[Produced, FileRecord]] = []
         for number, ((part, product), tolerance) in enumerate(zip(placed, tolerances, strict=True), start=1):
             say(f"[{number}/{len(placed)}] making {product.name}")
@@ -185,6 +188,8 @@ def produce(
             workshop = Workshop(target, staged, pipeline, say)
             made.append(_make(product, workshop, reference, tolerance, options.task))
         with postponed(), held(target):
+            if not same:  # another run may have replaced what was the same when this one began
+                sidecars += copy_sidecars(source.folder, staged, target, options.force, code)
             _move_in(staged, target, sidecars, made, certificate, force=options.force)
     return [produced for produced, _ in made]
 
@@ -219,12 +224,12 @@ def _move_in(
 
 
 def _same_model(one: Manifest, other: Manifest) -> bool:
-    """Whether two manifests are of the same weights, so that the files of both describe one model."""
+    """Whether two manifests are of the same weights and code, so that the files of both describe one model."""
     weights = [
         {name: part["sha256"] for name, part in each.inputs.items() if name.endswith(".safetensors")}
         for each in (one, other)
     ]
-    return weights[0] == weights[1]
+    return weights[0] == weights[1] and one.code == other.code
 
 
 def _placed(product: Product, part: ModelSpec) -> Product:
@@ -250,7 +255,8 @@ def _tolerance(product: Product, part: ModelSpec, options: ConversionOptions) ->
 def _measure(source: hub.Source, part: ModelSpec, options: ConversionOptions) -> tuple[Pipeline, Reference]:
     """Run the texts to check with through torch."""
     samples = samples_for(part.kind, options.check_texts)
-    pipeline = Pipeline.open(source.folder, part, TorchOptions(dtype="float32"), "cpu")
+    torch = TorchOptions(dtype="float32", trust_remote_code=options.trust_remote_code)
+    pipeline = Pipeline.open(source.folder, part, torch, "cpu")
     reference = Reference.measure(pipeline, samples)
     if mismatch := token_mismatch(pipeline, reference.texts):
         raise UnsupportedModel(source.name, [f"stopt and transformers tokenise differently: {mismatch}"])

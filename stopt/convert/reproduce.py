@@ -15,6 +15,7 @@ from stopt.convert.produce import Say, package_versions, produce
 from stopt.convert.run import plan
 from stopt.errors import ArtifactError
 from stopt.recipe import step_options
+from stopt.trust import require_same_code
 
 __all__ = ["Outcome", "Reproduction", "reproduce"]
 
@@ -46,7 +47,12 @@ class Reproduction:
 
 
 def reproduce(
-    root: Path, manifest: Manifest, *, texts: Path | None = None, say: Say = lambda _: None
+    root: Path,
+    manifest: Manifest,
+    *,
+    texts: Path | None = None,
+    trust_remote_code: bool = False,
+    say: Say = lambda _: None,
 ) -> list[Reproduction]:
     """Make every file again that a manifest describes, in a folder that is gone afterwards, and compare.
 
@@ -54,9 +60,11 @@ def reproduce(
         root: The model folder, with its original weights.
         manifest: Its manifest.
         texts: The file of calibration texts, where the user's own were used; the manifest has its name only.
+        trust_remote_code: Run the model's own code again, if it is still the code that was trusted.
         say: Is told in words what is being done.
 
     Raises:
+        UntrustedModel: If the model has code of its own that is not trusted now, or is not what was trusted then.
         StoptError: As :func:`~stopt.convert.produce.produce` does.
     """
     possible = {name: record for name, record in manifest.files.items() if record.step}
@@ -70,10 +78,15 @@ def reproduce(
             reason = f"calibrated with {own}, which is not here: --texts FILE"
             found[name] = Reproduction(name, Outcome.IMPOSSIBLE, {}, reason)
             del possible[name]
+    if possible:
+        require_same_code(root, manifest, allowed=trust_remote_code)
     with tempfile.TemporaryDirectory(prefix="stopt-") as folder:
         for shared, steps in _runs(possible, texts):
             options = [step_options(str(step.pop("kind")), step, shared) for step in steps]
-            options = [replace(each, output=Path(folder), force=True) for each in options]
+            options = [
+                replace(each, output=Path(folder), force=True, trust_remote_code=trust_remote_code)
+                for each in options
+            ]
             produce(root, options[0], plan(options), say)
         made = Manifest.read(Path(folder))
         for name, record in possible.items():

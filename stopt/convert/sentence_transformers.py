@@ -45,6 +45,8 @@ def export_optimized_onnx_model(
     push_to_hub: bool = False,
     create_pr: bool = False,
     file_suffix: str | None = None,
+    *,
+    trust_remote_code: bool = False,
 ) -> None:
     """Optimise the graph of a model opened with ``backend="onnx"``.
 
@@ -55,6 +57,7 @@ def export_optimized_onnx_model(
         push_to_hub: Push the file to the repository ``model_name_or_path`` of the Hub instead; nothing is kept here.
         create_pr: Propose it there in a pull request.
         file_suffix: Replaces the level in the file's name.
+        trust_remote_code: Run the code that the model's config.json names, in torch, to compare with.
 
     Raises:
         OptionError: If the model is not on ONNX, or the level is unknown.
@@ -65,6 +68,7 @@ def export_optimized_onnx_model(
         _source(model, Backend.ONNX),
         file_suffix,
         force=True,
+        trust_remote_code=trust_remote_code,
     )
     _convert(optimize, model, options, model_name_or_path, push_to_hub, create_pr)
 
@@ -76,6 +80,8 @@ def export_dynamic_quantized_onnx_model(
     push_to_hub: bool = False,
     create_pr: bool = False,
     file_suffix: str | None = None,
+    *,
+    trust_remote_code: bool = False,
 ) -> None:
     """Quantise a model opened with ``backend="onnx"`` to dynamic int8.
 
@@ -86,6 +92,7 @@ def export_dynamic_quantized_onnx_model(
         push_to_hub: Push the file to the repository ``model_name_or_path`` of the Hub instead; nothing is kept here.
         create_pr: Propose it there in a pull request.
         file_suffix: Replaces ``qint8_avx512_vnni`` in the file's name.
+        trust_remote_code: Run the code that the model's config.json names, in torch, to compare with.
 
     Raises:
         OptionError: If the model is not on ONNX, or the target is unknown.
@@ -96,6 +103,7 @@ def export_dynamic_quantized_onnx_model(
         _source(model, Backend.ONNX),
         file_suffix=file_suffix,
         force=True,
+        trust_remote_code=trust_remote_code,
     )
     _convert(quantize, model, options, model_name_or_path, push_to_hub, create_pr)
 
@@ -111,6 +119,8 @@ def export_static_quantized_openvino_model(
     push_to_hub: bool = False,
     create_pr: bool = False,
     file_suffix: str = "qint8_quantized",
+    *,
+    trust_remote_code: bool = False,
 ) -> None:
     """Quantise a model opened with ``backend="openvino"`` to static int8.
 
@@ -126,6 +136,7 @@ def export_static_quantized_openvino_model(
         push_to_hub: Push the file to the repository ``model_name_or_path`` of the Hub instead; nothing is kept here.
         create_pr: Propose it there in a pull request.
         file_suffix: Goes into the file's name.
+        trust_remote_code: Run the code that the model's config.json names, in torch, to compare with.
 
     Raises:
         OptionError: If the model is not on OpenVINO, or only some of the four data set arguments are given.
@@ -152,6 +163,7 @@ def export_static_quantized_openvino_model(
         smooth_quant_alpha=given.get("smooth_quant_alpha"),
         file_suffix=file_suffix,
         force=True,
+        trust_remote_code=trust_remote_code,
     )
     _convert(quantize, model, options, model_name_or_path, push_to_hub, create_pr)
 

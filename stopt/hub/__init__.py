@@ -4,11 +4,12 @@ The only package that imports ``huggingface_hub``, and only when it is used. Wha
 transport, is told as one of stopt's errors; a call that hangs is given up; a token is in no message.
 """
 
-from stopt.hub.download import CONVERTED, WEIGHTS, Source, cached_as, fetch
+from stopt.hub.download import CODE, CONVERTED, WEIGHTS, Source, cached_as, fetch
 from stopt.hub.pushing import Change, Uploaded, next_number, rewrite, upload
 from stopt.hub.remote import Content, Repository, open_repository, page
 
 __all__ = [
+    "CODE",
     "CONVERTED",
     "WEIGHTS",
     "Change",

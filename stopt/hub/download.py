@@ -23,11 +23,12 @@ from stopt.hub.failures import broken, cause_of, source_failure, untrusted_name
 from stopt.hub.listing import Listing
 from stopt.staging import settle
 
-__all__ = ["CONVERTED", "WEIGHTS", "Source", "cached_as", "fetch"]
+__all__ = ["CODE", "CONVERTED", "WEIGHTS", "Source", "cached_as", "fetch"]
 
 # everything a model needs beside the weights of its transformer; safetensors of modules are small
 _SIDECARS = ("*.json", "*.txt", "*.model", "*_*/config.json", "*_*/model.safetensors")
 WEIGHTS = ("model*.safetensors", "0_*/*.safetensors", "0_*/*.json", "0_*/*.txt", "0_*/*.model")
+CODE = ("*.py",)  # which only a conversion that was told to trust it has a use for
 CONVERTED = ("*.onnx*", "onnx/*", "openvino/*", "openvino_model*")
 
 _ATTEMPTS = 3  # at files whose connection breaks

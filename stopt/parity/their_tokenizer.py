@@ -17,8 +17,8 @@ from stopt.folder import contained, read_json_object
 
 __all__ = ["plain_tokenizer"]
 
-_COPIED = ("config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
-_CONFIG = "tokenizer_config.json"
+_COPIED = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json")
+_CONFIGS = ("config.json", "tokenizer_config.json")
 _DROPPED = {
     "auto_map",
     "chat_template",
@@ -37,11 +37,12 @@ def plain_tokenizer(folder: Path) -> Iterator[Path]:
         for each in _COPIED:
             if (source := contained(folder, each)).is_file():
                 shutil.copyfile(source, copy / each)
-        if (config := contained(folder, _CONFIG)).is_file():
-            kept = {
-                key: value
-                for key, value in read_json_object(config).items()
-                if key not in _DROPPED and not key.endswith("_file")
-            }
-            (copy / _CONFIG).write_text(json.dumps(kept), encoding="utf-8")
+        for each in _CONFIGS:
+            if (config := contained(folder, each)).is_file():
+                kept = {
+                    key: value
+                    for key, value in read_json_object(config).items()
+                    if key not in _DROPPED and not key.endswith("_file")
+                }
+                (copy / each).write_text(json.dumps(kept), encoding="utf-8")
         yield copy

@@ -6,6 +6,7 @@ the rule; nothing that a file names is opened to find that out.
 
 from __future__ import annotations
 
+from stopt.preflight.code import NamedCode, named_code
 from stopt.preflight.config import ATTENTIONS, AUTO_MAP, refuse_code
 from stopt.preflight.data_names import data_names
 from stopt.preflight.onnx import vet_onnx
@@ -18,10 +19,12 @@ from stopt.preflight.whole_folder import Survey, kind_of, survey
 __all__ = [
     "ATTENTIONS",
     "AUTO_MAP",
+    "NamedCode",
     "Survey",
     "Verdict",
     "data_names",
     "kind_of",
+    "named_code",
     "refuse_code",
     "survey",
     "vet_onnx",

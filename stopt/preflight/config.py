@@ -3,7 +3,7 @@
 They are refused at any depth, because the libraries that act on them read nested configurations too: see CVE-2026-4372
 (``_attn_implementation_internal``) and CVE-2026-5241 (nested ``trust_remote_code``) of transformers. One key has a use:
 ``auto_map`` at the top of config.json and tokenizer_config.json, by which a model brings its own classes. A converted file
-needs none of them, so whoever serves one may leave it unread.
+needs none of them, so whoever serves one may leave it unread; a conversion acts on it only where its user said so.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def refuse_code(file: Path, config: Any, *, unread: bool = False) -> None:
     Args:
         file: The file that it is from, for messages.
         config: Its value.
-        unread: Whether ``auto_map`` may be at its top, because nobody will act on it.
+        unread: Whether ``auto_map`` may be at its top, because nobody will act on it, or its
+            user trusts it.
 
     Raises:
         UntrustedModel: If it does; names the key.

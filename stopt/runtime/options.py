@@ -83,6 +83,8 @@ class TorchOptions:
             ``"flash_attention_2"`` or ``"flash_attention_3"``; None is sdpa where the model has it.
         compile: Whether torch.compile is used.
         threads: Threads of the CPU, for all of torch in this process; None leaves torch's as they are.
+        trust_remote_code: Whether the code that the model's config.json names is run. For conversions and checks, whose
+            user said so; ``model_kwargs`` cannot say it.
     """
 
     subfolder: str = ""
@@ -90,6 +92,7 @@ class TorchOptions:
     attn_implementation: str | None = None
     compile: bool = False
     threads: int | None = None
+    trust_remote_code: bool = False
 
 
 EngineOptions = OnnxOptions | OpenVinoOptions | TorchOptions
@@ -136,7 +139,7 @@ def parse_model_kwargs(
         values["threads"] = threads
     if "torch_dtype" in values:
         values.setdefault("dtype", values.pop("torch_dtype"))
-    known = [field.name for field in fields(_CLASSES[backend])]
+    known = [field.name for field in fields(_CLASSES[backend]) if field.name not in _ELSEWHERE]
     for key in values:
         if key not in known:
             raise OptionError(

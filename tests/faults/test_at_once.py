@@ -58,6 +58,21 @@ def test_of_two_exports_at_once_one_wins_ten_times(tiny, tmp_path) -> None:
 
 
 @pytest.mark.scorecard("F4")
+def test_an_export_that_another_overtakes_leaves_its_own_weights(tiny, tmp_path) -> None:
+    folder, (first, second) = tmp_path / "model", (tiny("bert"), tiny("bert", seed=1))
+    options = ExportOptions(output=folder, force=True, check_texts=FEW)
+    export(first, options)
+
+    def overtake(said: str) -> None:
+        if "making" in said:
+            export(second, options)
+
+    export(first, options, overtake)
+    manifest = assert_whole(folder)
+    assert manifest.inputs["model.safetensors"]["sha256"] == content(first)["model.safetensors"]
+
+
+@pytest.mark.scorecard("F4")
 def test_exports_for_two_engines_at_once_are_both_recorded(tiny, tmp_path) -> None:
     folder = tmp_path / "model"
     running = [

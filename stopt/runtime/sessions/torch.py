@@ -19,7 +19,7 @@ import transformers
 
 from stopt.errors import CorruptModel, ForkError, OptionError, SourceError, UnsupportedModel
 from stopt.folder import contained, read_json_object
-from stopt.preflight import refuse_code, vet_shards
+from stopt.preflight import NamedCode, named_code, refuse_code, vet_shards
 from stopt.runtime.accelerators import first_torch_device, torch_devices
 from stopt.runtime.arrays import Array
 from stopt.runtime.batching import BatchLimits
@@ -81,7 +81,11 @@ class TorchSession:
         if options.attn_implementation in FLASH:  # before a long load
             check_flash(options.attn_implementation, self._device.type, options.dtype or "float32")
         model = load_transformer(
-            root, spec, dtype=options.dtype or "float32", attn_implementation=options.attn_implementation
+            root,
+            spec,
+            dtype=options.dtype or "float32",
+            attn_implementation=options.attn_implementation,
+            trust_remote_code=options.trust_remote_code,
         )
         self.model = model.to(self._device).eval()
         self._forward = torch.compile(self.model, dynamic=True) if options.compile else self.model
@@ -164,46 +168,37 @@ _processes: dict[str, int] = {}
 
 
 def load_transformer(
-    root: Path, spec: ModelSpec, *, dtype: str = "float32", attn_implementation: str | None = None
+    root: Path,
+    spec: ModelSpec,
+    *,
+    dtype: str = "float32",
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Any:
-    """Load the transformer of a model folder: safetensors only, no code from the folder, no network.
+    """Load the transformer of a model folder: safetensors only, no network, and no code of the folder unasked.
 
     Args:
         root: The model folder.
         spec: The model.
         dtype: dtype of the weights in memory, or ``"auto"`` for the checkpoint's.
         attn_implementation: Attention of transformers; None is its default.
+        trust_remote_code: Run the code that config.json names, if it is in the folder.
 
     Raises:
+        UntrustedModel: If config.json names code that was not trusted, or that is not in the folder.
         SourceError: If there are no weights.
         UnsupportedModel: If transformers does not know the architecture, or the weights are a pickle.
         OptionError: If the model has no such attention.
         CorruptModel: If the weights cannot be read or do not fit config.json.
     """
-    folder = contained(root, spec.transformer.path)
-    config = read_json_object(contained(folder, "config.json"))
-    refuse_code(folder / "config.json", config)
-    if (tokenizer := contained(root, spec.tokenizer.path, "tokenizer_config.json")).is_file():
-        refuse_code(tokenizer, read_json_object(tokenizer))
-    if config.get("quantization_config"):
-        raise UnsupportedModel(
-            str(root),
-            ["its weights are quantised already (quantization_config)"],
-            "use the model that it was made of",
-        )
-    if (
-        folder / "adapter_config.json"
-    ).is_file():  # where peft is installed, transformers would fetch what it names
-        raise UnsupportedModel(
-            str(root),
-            ["it is a PEFT adapter (adapter_config.json)"],
-            "merge it into its base model (merge_and_unload) and save that",
-        )
-    _require_safetensors(folder)
+    folder = _checked_folder(root, spec, trust_remote_code=trust_remote_code)
     task = spec.transformer.task
-    encoder = _ENCODER_CLASSES.get(spec.transformer.model_type, "AutoModel")
-    class_name = _HEAD_CLASSES.get(task, encoder)
     arguments = {"dtype": dtype, **_arguments(spec.transformer, attn_implementation)}
+    code = named_code(root, spec.transformer.path) if trust_remote_code else None
+    if code is not None:
+        code.require_here(root)
+        arguments["trust_remote_code"] = True
+    class_name = _class_name(spec.transformer, code)
     try:
         with quiet():
             model, report = getattr(transformers, class_name).from_pretrained(
@@ -232,6 +227,39 @@ def load_transformer(
             "config.json and model.safetensors come from different models, or the download is incomplete",
         )
     return model
+
+
+def _checked_folder(root: Path, spec: ModelSpec, *, trust_remote_code: bool) -> Path:
+    """The transformer's folder, in which nothing is that could have transformers run or fetch anything unasked."""
+    folder = contained(root, spec.transformer.path)
+    config = read_json_object(contained(folder, "config.json"))
+    refuse_code(folder / "config.json", config, unread=trust_remote_code)
+    if (tokenizer := contained(root, spec.tokenizer.path, "tokenizer_config.json")).is_file():
+        refuse_code(tokenizer, read_json_object(tokenizer), unread=trust_remote_code)
+    if config.get("quantization_config"):
+        raise UnsupportedModel(
+            str(root),
+            ["its weights are quantised already (quantization_config)"],
+            "use the model that it was made of",
+        )
+    if (
+        folder / "adapter_config.json"
+    ).is_file():  # where peft is installed, transformers would fetch what it names
+        raise UnsupportedModel(
+            str(root),
+            ["it is a PEFT adapter (adapter_config.json)"],
+            "merge it into its base model (merge_and_unload) and save that",
+        )
+    _require_safetensors(folder)
+    return folder
+
+
+def _class_name(spec: TransformerSpec, code: NamedCode | None) -> str:
+    """The class of transformers that loads a model; one that stands for a class of the model's own where that is trusted."""
+    if spec.task in _HEAD_CLASSES:
+        return _HEAD_CLASSES[spec.task]
+    own = code is not None and "AutoModel" in code.classes
+    return "AutoModel" if own else _ENCODER_CLASSES.get(spec.model_type, "AutoModel")
 
 
 def _arguments(spec: TransformerSpec, attn_implementation: str | None) -> dict[str, Any]:
