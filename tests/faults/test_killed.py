@@ -102,13 +102,14 @@ def commands(folder: Path) -> dict[str, tuple[list[str], str]]:
         "quantize": (["quantize", model, "--static", "--backend", "openvino"], "calibrating"),
         "run": (["run", str(recipe), "-o", str(out / "new")], "making"),
         "check": (["check", model, "--junit", str(out / "check.xml")], "checking"),
+        "demo": (["demo", "--model", model, "-o", str(out / "demo")], "making"),
         "calibrate": (["calibrate", model, "--texts", texts], ""),
         "index": (["index", texts, "--model", model, "-o", str(out / "made.index")], ""),
         "encode": (["encode", model, texts, "-o", str(out / "out.npy")], ""),
     }
 
 
-CONVERTING = ("export", "optimize", "quantize", "run", "check")
+CONVERTING = ("export", "optimize", "quantize", "run", "check", "demo")
 
 
 @pytest.mark.scorecard("F2")
@@ -117,7 +118,9 @@ CONVERTING = ("export", "optimize", "quantize", "run", "check")
     [
         ("export", signal.SIGINT, 1),
         ("quantize", signal.SIGTERM, 1),
+        ("optimize", signal.SIGINT, 1),
         ("run", signal.SIGINT, 2),
+        ("demo", signal.SIGTERM, 1),
         ("check", signal.SIGTERM, 2),
         ("calibrate", signal.SIGINT, 1),
         ("index", signal.SIGTERM, 1),
