@@ -147,12 +147,12 @@ def commit_text(about: About) -> str:
     return f"{_table(about)}\n\n{_origin(about)}" if about.files else ""
 
 
-def pull_request(about: About, number: int) -> str:
+def pull_request(about: About, number: int | None) -> str:
     """Return the text of a pull request: what it adds, what was measured, how to try it before it is merged.
 
     Args:
         about: What is told.
-        number: Its number.
+        number: Its number; None where it is not known yet.
     """
     if not about.files:
         return "Hello!\n\nThis pull request updates the files of the model."
@@ -172,7 +172,7 @@ This pull request adds {noun} to this repository. Nothing that is here is change
 ## Try it before you merge
 
 ```python
-{_snippet(about, best, "sentence_transformers", f'revision="refs/pr/{number}"')}```
+{_snippet(about, best, "sentence_transformers", f'revision="refs/pr/{number or "N"}"')}```
 
 `from stopt import {_CLASSES[about.kind]}` opens the same files without torch.
 """

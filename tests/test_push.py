@@ -174,6 +174,35 @@ def test_a_dry_run_sends_nothing(fake_hub, folder) -> None:
     assert (result.commit, result.dry_run) == (None, True)
 
 
+def test_a_dry_run_without_a_token_looks_at_what_everybody_may_see(home, folder, monkeypatch) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    result = push(folder, REPO, PushOptions(dry_run=True))
+    assert result.unseen is None
+    states = {file.path: file.state for file in result.files}
+    assert states[ONNX] == "new"
+    assert "config.json" not in states  # the repository has the model
+
+
+def test_a_dry_run_that_cannot_look_says_so_and_shows_the_rest(home, folder, monkeypatch) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    home.repos[REPO].private = True
+    result = push(folder, REPO, PushOptions(dry_run=True, create_pr=True))
+    assert result.unseen is not None
+    assert REPO in result.unseen
+    assert {file.path for file in result.files} >= {ONNX, XML, BIN, "stopt.json", "README.md", "config.json"}
+    assert {file.state for file in result.files} == {"unknown"}
+    assert 'revision="refs/pr/N"' in result.text
+    assert "onnx/model.onnx" in str(result.card)
+    assert (result.already_there, result.commit) == (False, None)
+    assert all(line.startswith("GET") for line in home.requests)
+
+
+def test_a_dry_run_with_a_token_fails_as_the_push_would(home, folder) -> None:
+    home.repos[REPO].private = True
+    with pytest.raises(PushError):
+        push(folder, REPO, PushOptions(dry_run=True, token="hf_unknown"))
+
+
 def test_a_branch_is_made_where_there_is_none(home, folder) -> None:
     push(folder, REPO, PushOptions(revision="converted"))
     repo = home.repos[REPO]

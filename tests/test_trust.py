@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import transformers
 from click.testing import CliRunner
 
 from stopt import SentenceTransformer
 from stopt.artifact import Manifest, sha256
+from stopt.benchmarking.contenders import BenchOptions, choose
 from stopt.card import About, Shown, section
 from stopt.certificate import examine
 from stopt.checking import CheckOptions, check
@@ -24,8 +26,10 @@ from stopt.convert.export import export
 from stopt.convert.reproduce import Outcome, reproduce
 from stopt.errors import CorruptModel, StoptError, StoptWarning, UntrustedModel
 from stopt.preflight import named_code
+from stopt.reading import read_spec
 from stopt.recipe import read_recipe
-from stopt.spec import ModelKind
+from stopt.runtime.sessions.torch import load_transformer
+from stopt.spec import Backend, ModelKind
 from stopt.steps import ExportOptions
 
 Tiny = Callable[..., Path]
@@ -90,7 +94,9 @@ def trusted(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     arguments = ["export", str(folder), "-o", str(made), "--trust-remote-code", "--check-texts"]
     (root / "texts.txt").write_text("\n".join(TEXTS), encoding="utf-8")
     with warnings.catch_warnings():
-        warnings.simplefilter("default")
+        warnings.simplefilter(
+            "ignore"
+        )  # as with PYTHONWARNINGS=ignore: what is said of code is said all the same
         done = CliRunner().invoke(cli, [*arguments, str(root / "texts.txt"), "-q"])
     assert done.exit_code == 0, done.output
     return folder, made, done.stderr
@@ -205,6 +211,24 @@ def test_trusted_code_is_run_and_said_and_recorded(trusted: tuple[Path, Path, st
     said = " ".join(said.split())
     assert f"Warning: running code of {folder}" in said
     assert all(f"{name} (sha256 {digest})" in said for name, digest in files.items())
+
+
+def test_copies_of_the_code_are_not_left_where_other_processes_look(own: Path, tmp_path, monkeypatch) -> None:
+    usual = tmp_path / "modules"
+    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(usual))
+    model = load_transformer(own, read_spec(own), trust_remote_code=True)
+    assert type(model).__name__ == "OwnModel"
+    assert not usual.exists()
+    assert str(usual) == transformers.dynamic_module_utils.HF_MODULES_CACHE
+
+
+def test_a_benchmark_leaves_torch_out_where_it_would_run_code(trusted: tuple[Path, Path, str]) -> None:
+    _, made, _ = trusted
+    contenders, notes = choose(made, read_spec(made), BenchOptions())
+    assert [each.backend for each in contenders] == [Backend.ONNX]
+    assert notes == [
+        f"no cosine to torch: {made} needs code of its own there, which is never run to serve a model"
+    ]
 
 
 def test_the_code_decides_the_vectors(trusted: tuple[Path, Path, str], tiny: Tiny) -> None:

@@ -12,7 +12,9 @@ from stopt.artifact import engine_files, locate
 from stopt.errors import ArtifactError, MissingExtra, OptionError
 from stopt.examples import Example
 from stopt.folder import contained
+from stopt.parts import parts_of
 from stopt.spec import Backend, ModelKind, ModelSpec
+from stopt.trust import configurations_with_code
 
 __all__ = ["TORCH", "BenchOptions", "Contender", "choose"]
 
@@ -146,6 +148,10 @@ def choose(root: Path, spec: ModelSpec, options: BenchOptions) -> tuple[list[Con
         notes.append(f"no cosine to torch: {missing[0]} is not installed (pip install 'stopt[torch]')")
     elif not weights:
         notes.append(f"no cosine to torch: {root} has no original weights")
+    elif configurations_with_code(root, parts_of(spec)):
+        notes.append(
+            f"no cosine to torch: {root} needs code of its own there, which is never run to serve a model"
+        )
     else:
         found.insert(0, Contender(TORCH, Backend.TORCH, weights[0], {"dtype": "float32"}))
     return found, notes

@@ -53,6 +53,8 @@ class _Boundary(click.Group):
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _show_warning
+                # whatever PYTHONWARNINGS says, and each time: what is warned of may be code that is about to run
+                warnings.simplefilter("always", StoptWarning)
                 return super().invoke(ctx)
         except StoptError as error:
             if debugging():

@@ -90,6 +90,11 @@ def _print(result: PushResult, out: Output) -> None:
         out.hint(
             f"Not checked by stopt, and left out: {', '.join(result.left_out)} (--unchecked pushes them too)"
         )
+    if result.unseen:
+        out.hint(
+            f"{result.repository} was not looked at ({result.unseen}): which of these files it has, and whether it has "
+            "another model, shows with a token: hf auth login, or --token, or HF_TOKEN"
+        )
     if result.dry_run and result.card is not None:
         out.hint("The model card and the text of the commit are in --format json.")
 

@@ -6,7 +6,7 @@ transport, is told as one of stopt's errors; a call that hangs is given up; a to
 
 from stopt.hub.download import CODE, CONVERTED, WEIGHTS, Source, cached_as, fetch
 from stopt.hub.pushing import Change, Uploaded, next_number, rewrite, upload
-from stopt.hub.remote import Content, Repository, open_repository, page
+from stopt.hub.remote import Content, NotSeen, Repository, open_repository, page
 
 __all__ = [
     "CODE",
@@ -14,6 +14,7 @@ __all__ = [
     "WEIGHTS",
     "Change",
     "Content",
+    "NotSeen",
     "Repository",
     "Source",
     "Uploaded",

@@ -13,7 +13,11 @@ from stopt.errors import PushError
 from stopt.hub.calls import bounded, checked_token, cleaned, require_client, status_of
 from stopt.hub.failures import push_failure
 
-__all__ = ["Content", "RemoteFile", "Repository", "asked", "look", "open_repository", "page"]
+__all__ = ["Content", "NotSeen", "RemoteFile", "Repository", "asked", "look", "open_repository", "page"]
+
+
+class NotSeen(PushError):
+    """A repository that cannot be looked at without a token: it is private, not there, or out of reach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +107,19 @@ class Repository:
             raise PushError(f"{path} of {self.name} is no UTF-8 text", "mend it there first") from error
 
 
-def open_repository(name: str, revision: str | None = None, token: str | bool | None = None) -> Repository:
+def open_repository(
+    name: str, revision: str | None = None, token: str | bool | None = None, *, anonymous: bool = False
+) -> Repository:
     """Look at a repository before something is pushed to it.
 
     Args:
         name: ``organisation/name``.
         revision: Branch; None is main. One that does not exist is made of main when something is pushed.
         token: Hub token; None uses the one that is logged in.
+        anonymous: Look without a token where there is none, which is enough to see a public repository.
 
     Raises:
+        NotSeen: If it is looked at without a token, and cannot be seen.
         PushError: If it cannot be reached, or the token is not accepted.
     """
     require_client()
@@ -120,9 +128,17 @@ def open_repository(name: str, revision: str | None = None, token: str | bool | 
     from huggingface_hub import get_token
 
     used = checked_token(token) or checked_token(get_token())
+    if not used and anonymous:
+        try:
+            return _looked_at(name, revision or "main", False)
+        except PushError as error:
+            raise NotSeen(error.message, error.hint) from error
     if not used:
         raise PushError("pushing needs a Hub token", "log in: hf auth login, or --token, or HF_TOKEN")
-    branch = revision or "main"
+    return _looked_at(name, revision or "main", used)
+
+
+def _looked_at(name: str, branch: str, used: str | bool) -> Repository:
     found = look(name, branch, used)
     if found.branch_exists or found.commit is None:
         return found

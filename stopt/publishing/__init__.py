@@ -63,7 +63,8 @@ class PushedFile:
     Attributes:
         path: Where, with ``/``.
         size_bytes: Its size.
-        state: ``new``, ``changed``, or ``same`` where the repository has it already.
+        state: ``new``, ``changed``, or ``same`` where the repository has it already; ``unknown`` where that was not
+            looked at.
     """
 
     path: str
@@ -87,6 +88,8 @@ class PushResult:
         card: The model card as it is to be; None if it is left alone.
         already_there: Whether the repository, or a pull request, had all of it before.
         dry_run: Whether nothing was pushed.
+        unseen: Why the repository could not be looked at, so that nothing is known of what it has; only of a dry run
+            without a token.
     """
 
     repository: str
@@ -100,6 +103,7 @@ class PushResult:
     card: str | None
     already_there: bool = False
     dry_run: bool = False
+    unseen: str | None = None
 
 
 def push(
@@ -125,8 +129,9 @@ def push(
         raise SourceError(f"there is no folder {model}", "name the model folder that the files are in")
     spec = read_spec(root)
     selection = select(root, spec, chosen.include, unchecked=chosen.unchecked)
-    remote = hub.open_repository(repository, chosen.revision, chosen.token)
-    _check_remote(remote, selection, chosen)
+    remote, unseen = _look(repository, chosen)
+    if unseen is None:
+        _check_remote(remote, selection, chosen)
     there = _recorded_there(remote)
     contents = _contents(root, selection, remote, there, chosen)
     speeds = read_speeds(chosen.bench, selection.records) if chosen.bench else {}
@@ -137,15 +142,16 @@ def push(
     about = card.About(repository, spec.kind, selection.manifest, tuple(shown), chosen.revision, chosen.card)
     kept = [Shown(name, record, True) for name, record in there.items() if name not in selection.records]
     title = chosen.commit_message or card.title(about)
-    number = hub.next_number(remote) if chosen.create_pr else 0
-    text = card.pull_request(about, number) if number else card.commit_text(about)
+    number = hub.next_number(remote) if chosen.create_pr and unseen is None else None
+    text = card.pull_request(about, number) if chosen.create_pr else card.commit_text(about)
     written = None
     if chosen.card:
         everything = sorted([*shown, *kept], key=lambda each: each.name) if shown else []
         written = card.write(_old_card(root, remote), replace(about, files=tuple(everything)))
         contents[_CARD] = hub.Content.of(written.encode())
     files = tuple(
-        PushedFile(path, each.size_bytes, _state(remote, path, each)) for path, each in contents.items()
+        PushedFile(path, each.size_bytes, "unknown" if unseen else _state(remote, path, each))
+        for path, each in contents.items()
     )
     result = PushResult(
         repository,
@@ -158,6 +164,7 @@ def push(
         text,
         written,
         dry_run=chosen.dry_run,
+        unseen=unseen,
     )
     if chosen.dry_run:
         return replace(result, already_there=all(each.state == "same" for each in files))
@@ -174,6 +181,17 @@ def push(
         pull_request=done.pull_request,
         already_there=done.already_there,
     )
+
+
+def _look(repository: str, options: PushOptions) -> tuple[hub.Repository, str | None]:
+    """The repository; of one that a dry run cannot see, an empty one, and the reason."""
+    try:
+        found = hub.open_repository(repository, options.revision, options.token, anonymous=options.dry_run)
+    except hub.NotSeen as error:
+        return hub.Repository(
+            repository, options.revision or "main", None, options.private, {}
+        ), error.message
+    return found, None
 
 
 def _correct(remote: hub.Repository, number: int, text: str) -> None:

@@ -18,6 +18,16 @@ def test_a_dry_run_lists_what_would_go(run, served, fake_hub, one_document) -> N
     assert fake_hub.repos == {}
 
 
+def test_a_dry_run_without_a_token_says_what_it_cannot_know(run, served, fake_hub, monkeypatch) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    result = run("push", served, REPO, "--dry-run")
+    assert result.exit_code == 0
+    assert "unknown" in result.stdout
+    assert f"{REPO} was not looked at (" in result.stderr
+    assert "hf auth login" in result.stderr
+    assert fake_hub.repos == {}
+
+
 def test_the_current_folder_is_the_model(run, served, fake_hub, monkeypatch) -> None:
     monkeypatch.chdir(served)
     result = run("push", REPO, "--include", "*.xml", "--no-card", "-q")

@@ -9,7 +9,9 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -200,7 +202,7 @@ def load_transformer(
         arguments["trust_remote_code"] = True
     class_name = _class_name(spec.transformer, code)
     try:
-        with quiet():
+        with quiet(), _copies_of_code():
             model, report = getattr(transformers, class_name).from_pretrained(
                 folder, use_safetensors=True, output_loading_info=True, **arguments
             )
@@ -280,6 +282,26 @@ def _attention_error(text: str, asked: str, spec: TransformerSpec) -> OptionErro
         f"transformers {transformers.__version__} cannot run a {spec.model_type} with {asked!r}: {text.partition('. ')[0]}",
         f"attn_implementation={'eager' if asked == 'sdpa' else 'sdpa'!r} in model_kwargs, or leave it out",
     )
+
+
+@contextmanager
+def _copies_of_code() -> Iterator[None]:
+    """Have transformers import a model's code from copies that this process alone has, and that end with it.
+
+    Its own place for them (``HF_MODULES_CACHE``) stays behind, and processes that convert at the same time share it.
+    """
+    modules = transformers.dynamic_module_utils
+    usual = modules.HF_MODULES_CACHE
+    modules.HF_MODULES_CACHE = _place_of_code().name
+    try:
+        yield
+    finally:
+        modules.HF_MODULES_CACHE = usual
+
+
+@cache
+def _place_of_code() -> TemporaryDirectory[str]:
+    return TemporaryDirectory(prefix="stopt-code-", ignore_cleanup_errors=True)
 
 
 def _require_safetensors(folder: Path) -> None:
