@@ -155,6 +155,7 @@ def test_errors_of_actors_are_those_of_one_process(cluster, job, tmp_path) -> No
     with pytest.raises(InputError, match=r"line 26 of .*broken.jsonl has a lone surrogate") as caught:
         encode_corpus(chosen)
     assert caught.value.index == 25
+    assert not list(chosen.output.glob(".part-000002.*"))  # the shard that failed
     rejecting = replace(chosen, on_error=OnError.REJECT, force=True)
     assert encode_corpus(rejecting).rejected == 1
     encode_corpus(local(rejecting, tmp_path / "local"))

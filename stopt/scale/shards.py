@@ -243,6 +243,8 @@ class JobFolder:
         for stale in self.root.glob("part-??????.*"):
             if stale.name not in names:
                 stale.unlink()
+        for stale in self.root.glob(".part-*"):  # of a process that died
+            stale.unlink(missing_ok=True)
         if not manifest["rejected"]:
             (self.root / REJECTED).unlink(missing_ok=True)
         for name in names:
