@@ -7,7 +7,7 @@ said loudly and written into ``stopt.json``.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ __all__ = ["configurations_with_code", "require_same_code", "trust_of", "trusted
 Code = dict[str, dict[str, str | int]]
 
 
-def configurations_with_code(root: Path, parts: Iterable[ModelSpec]) -> dict[str, Mapping[str, Any]]:
+def configurations_with_code(root: Path, parts: Iterable[ModelSpec]) -> list[str]:
     """Find the configurations of a model that name classes of its own.
 
     Args:
@@ -41,8 +41,8 @@ def configurations_with_code(root: Path, parts: Iterable[ModelSpec]) -> dict[str
             (part.tokenizer.path, "tokenizer_config.json"),
         )
     )
-    here = {name: read_json_object(contained(root, name)) for name in names if (root / name).is_file()}
-    return {name: config for name, config in here.items() if config.get(AUTO_MAP)}
+    here = [name for name in names if contained(root, name).is_file()]
+    return [name for name in here if read_json_object(root / name).get(AUTO_MAP)]
 
 
 def trust_of(source: Source, parts: Sequence[ModelSpec], *, allowed: bool) -> dict[str, Any]:

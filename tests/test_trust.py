@@ -222,6 +222,14 @@ def test_copies_of_the_code_are_not_left_where_other_processes_look(own: Path, t
     assert str(usual) == transformers.dynamic_module_utils.HF_MODULES_CACHE
 
 
+def test_a_model_without_code_needs_no_place_for_it(tiny: Tiny, monkeypatch) -> None:
+    def refuse() -> None:
+        raise AssertionError("a folder for code is made")
+
+    monkeypatch.setattr("stopt.runtime.sessions.torch._place_of_code", refuse)
+    load_transformer(tiny("bert"), read_spec(tiny("bert")), trust_remote_code=True)
+
+
 def test_a_benchmark_leaves_torch_out_where_it_would_run_code(trusted: tuple[Path, Path, str]) -> None:
     _, made, _ = trusted
     contenders, notes = choose(made, read_spec(made), BenchOptions())

@@ -60,7 +60,7 @@ def inspect(model: str, revision: str | None, token: str | None, deep: bool, out
     if deep:
         _open_all(found, out)
     manifest = Manifest.read(root)
-    code = list(configurations_with_code(root, parts_of(spec)))
+    code = configurations_with_code(root, parts_of(spec))
     tokenizer = spec.tokenizer
     described = {
         "model": f"{source.name}{f' at {source.revision}' if source.revision else ''}",

@@ -92,8 +92,8 @@ def _print(result: PushResult, out: Output) -> None:
         )
     if result.unseen:
         out.hint(
-            f"{result.repository} was not looked at ({result.unseen}): which of these files it has, and whether it has "
-            "another model, shows with a token: hf auth login, or --token, or HF_TOKEN"
+            f"{result.repository} was not looked at ({result.unseen}). Whether it has another model, or some of these files, "
+            "is not known; a private one is seen with a token: hf auth login, or --token, or HF_TOKEN"
         )
     if result.dry_run and result.card is not None:
         out.hint("The model card and the text of the commit are in --format json.")

@@ -13,6 +13,7 @@ from typing import Any
 
 from stopt.errors import CorruptModel, ResourceLimitError, UntrustedModel
 from stopt.folder import contained, read_json_object
+from stopt.preflight.config import AUTO_MAP
 
 __all__ = ["NamedCode", "named_code"]
 
@@ -52,7 +53,7 @@ class NamedCode:
                     "copy that code into the folder and name it in auto_map without the repository; then read it",
                 )
             if not _REFERENCE.fullmatch(name):
-                raise CorruptModel(f"{root}: auto_map names {name!r:.120}, expected file.Class")
+                raise CorruptModel(f"{root}: {AUTO_MAP} names {name!r:.120}, expected file.Class")
             if name.partition(".")[0] not in names:
                 raise CorruptModel(
                     f"{root} has no {name.partition('.')[0]}.py, which its auto_map names",
@@ -70,9 +71,10 @@ def named_code(root: Path, path: str = "") -> NamedCode | None:
     Raises:
         CorruptModel: If an ``auto_map`` is no table of names.
         UntrustedModel: If a Python file is a link out of the folder.
+        ResourceLimitError: If there are more Python files than any model has.
     """
     file = contained(root, path, "config.json")
-    found = read_json_object(file).get("auto_map") if file.is_file() else None
+    found = read_json_object(file).get(AUTO_MAP) if file.is_file() else None
     classes = dict(_classes(file, found)) if found else {}
     if not classes:
         return None
@@ -90,10 +92,10 @@ def named_code(root: Path, path: str = "") -> NamedCode | None:
 def _classes(file: Path, found: Any) -> Iterator[tuple[str, str]]:
     """The entries of an ``auto_map``; a tokenizer has a list of two, slow and fast, either of which may be null."""
     if not isinstance(found, dict):
-        raise CorruptModel(f"{file}: auto_map is {found!r:.60}, expected names of classes")
+        raise CorruptModel(f"{file}: {AUTO_MAP} is {found!r:.60}, expected names of classes")
     for key, value in found.items():
         for each in value if isinstance(value, list) else [value]:
             if isinstance(each, str):
                 yield key, each
             elif each is not None:
-                raise CorruptModel(f"{file}: auto_map names {each!r:.60} for {key[:60]}, expected a class")
+                raise CorruptModel(f"{file}: {AUTO_MAP} names {each!r:.60} for {key[:60]}, expected a class")

@@ -38,7 +38,11 @@ class BatchLimits:
         return -(-max(1, tokens) // self.length_step) * self.length_step
 
     def size(self, lengths: Ints) -> int:
-        """How many texts fit, the first of at least one, given the tokens of each in falling order."""
+        """How many texts fit in one batch, at least one.
+
+        Args:
+            lengths: (N,) tokens of each, in falling order; at least one.
+        """
         most = len(lengths) if self.texts is None else min(len(lengths), self.texts)
         if self.tokens is None:
             return most
@@ -62,8 +66,9 @@ def plan_batches(lengths: Sequence[int], limits: BatchLimits) -> Iterator[Ints]:
     """
     tokens = np.asarray(lengths, np.int64)
     order = np.argsort(-tokens, kind="stable")
+    falling = tokens[order]
     start = 0
     while start < len(order):
-        size = limits.size(tokens[order[start:]])
+        size = limits.size(falling[start:])
         yield order[start : start + size]
         start += size

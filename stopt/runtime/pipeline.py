@@ -230,7 +230,10 @@ class Pipeline:
         Args:
             texts: The one text.
             options: How it is run; without a bar.
-            positions: Where it stands in the caller's call, for messages; None is 0.
+            positions: (1,) where it stands in the caller's call, for messages; None is 0.
+
+        Returns:
+            As :meth:`run`, of a batch of one.
         """
         prompt_length = self.tokenizer.count_prompt(options.prompt) if options.prompt else 0
         places = None if positions is None else positions.tolist()

@@ -123,7 +123,7 @@ class JobFolder:
 
     @property
     def is_begun(self) -> bool:
-        """Whether there are results in it, or was about to be."""
+        """Whether a job has left results in it, complete or not, or was to replace them."""
         begun = any((self.root / PROGRESS).glob("*.json"))
         return self.is_job and (self.is_complete or begun or self.successor().is_complete)
 

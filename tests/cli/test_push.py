@@ -24,6 +24,7 @@ def test_a_dry_run_without_a_token_says_what_it_cannot_know(run, served, fake_hu
     assert result.exit_code == 0
     assert "unknown" in result.stdout
     assert f"{REPO} was not looked at (" in result.stderr
+    assert "a private one is seen with a token" in result.stderr
     assert "hf auth login" in result.stderr
     assert fake_hub.repos == {}
 

@@ -8,7 +8,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -202,7 +202,7 @@ def load_transformer(
         arguments["trust_remote_code"] = True
     class_name = _class_name(spec.transformer, code)
     try:
-        with quiet(), _copies_of_code():
+        with quiet(), nullcontext() if code is None else _copies_of_code():
             model, report = getattr(transformers, class_name).from_pretrained(
                 folder, use_safetensors=True, output_loading_info=True, **arguments
             )
