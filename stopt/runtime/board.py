@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from threading import Condition
 from typing import Any
 
-from stopt.errors import ResourceLimitError, StoptError, WorkerError
+from stopt.errors import ArtifactError, ResourceLimitError, StoptError, WorkerError
 from stopt.runtime.frames import Parts, Report
 from stopt.runtime.memory import OUT_OF_MEMORY
+
+logger = logging.getLogger("stopt")
 
 __all__ = ["Board", "Call", "Failure", "Task"]
 
@@ -171,6 +174,8 @@ class Board:
             call.done.clear()
 
     def _check(self) -> None:
+        if isinstance(self._closed, ArtifactError):  # nothing is wrong with the workers
+            raise ArtifactError(self._closed.message, self._closed.hint)
         if self._closed is not None:
             raise WorkerError(f"the pool is closed: {self._closed.message}", "start another one")
 
@@ -221,12 +226,14 @@ class Board:
             self._changed.notify_all()
 
     def lost(self, lane: int, failure: Failure) -> None:
-        """Do without a lane whose worker cannot be started; without any, the pool is closed."""
+        """Do without a lane whose worker cannot be started, and say so in the log; without any, the pool is closed."""
         error = failure.error("opening the model")
         with self._changed:
             self._lanes.discard(lane)
             if self._starting or not self._lanes:
                 self._closed = self._closed or error
+            elif self._closed is None:
+                logger.warning("a worker was lost, and the pool goes on with %d: %s", len(self._lanes), error)
             self._changed.notify_all()
 
     # -- for the pool ----------------------------------------------------------------------------------------

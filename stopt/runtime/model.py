@@ -188,6 +188,8 @@ class Model:
 
         Raises:
             OptionError: If the model was opened with what another process cannot have, or a device is not there.
+            ArtifactError: If the model's files have changed since it was opened; calls raise it too, where a worker died
+                after they did and no other is left.
             WorkerError: If a worker does not start.
         """
         source = PipelineSource.of(self._pipeline)

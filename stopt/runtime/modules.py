@@ -43,6 +43,7 @@ __all__ = [
     "module_weights",
     "pool",
     "read_weights",
+    "weight_files",
     "without_prompt",
 ]
 
@@ -55,6 +56,8 @@ MEAN_EPSILON = 1e-9
 NORM_EPSILON = 1e-12
 LAYER_NORM_EPSILON = 1e-5
 STD_EPSILON = 1e-5
+
+WEIGHTS_FILE = "model.safetensors"
 
 
 def load_modules(root: Path, modules: Sequence[ModuleSpec], constant: Constant) -> tuple[Module, ...]:
@@ -92,6 +95,12 @@ def module_weights(root: Path, spec: ModuleSpec) -> dict[str, npt.NDArray[np.flo
         case _:
             assert_never(spec)
     return read_weights(root, spec.path, shapes)
+
+
+def weight_files(root: Path, modules: Sequence[ModuleSpec]) -> list[Path]:
+    """The files that modules have their weights in."""
+    with_weights = (each for each in modules if isinstance(each, Dense | LayerNorm | SparseAutoEncoder))
+    return [contained(root, each.path, WEIGHTS_FILE) for each in with_weights]
 
 
 def _build(root: Path, spec: ModuleSpec, constant: Constant) -> Module:
@@ -351,7 +360,7 @@ def read_weights(
     """
     from safetensors import SafetensorError, deserialize
 
-    file = contained(root, path, "model.safetensors")
+    file = contained(root, path, WEIGHTS_FILE)
     if not file.is_file():
         if file.with_name("pytorch_model.bin").is_file():
             raise UnsupportedModel(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -12,8 +13,10 @@ from types import MappingProxyType
 import numpy as np
 
 from stopt.errors import ForkError, OptionError
+from stopt.folder import contained
 from stopt.runtime.batching import BatchLimits, plan_batches
-from stopt.runtime.modules import AutoEncoder, Features, Module, load_modules
+from stopt.runtime.modules import AutoEncoder, Features, Module, load_modules, weight_files
+from stopt.runtime.opened import OpenedFiles
 from stopt.runtime.options import EngineOptions, OnnxOptions, OpenVinoOptions
 from stopt.runtime.sessions import Session, open_file, open_session
 from stopt.runtime.tokenizer import Batch, Ints, Text, TextTokenizer, Tokens
@@ -69,6 +72,7 @@ class Pipeline:
         routes: Pipelines of a Router's routes by name, this one among them; empty without one.
         home: The folder that was asked for, where ``root`` is its conversion in the cache; None is ``root``.
         owner: The process that opened the engine.
+        files: What it was opened from, as it was then; nothing for a file that :meth:`with_file` has opened.
     """
 
     root: Path
@@ -81,6 +85,7 @@ class Pipeline:
     routes: Mapping[str, Pipeline] = field(default_factory=lambda: MappingProxyType({}))
     home: Path | None = None
     owner: int = field(default_factory=os.getpid)
+    files: OpenedFiles = field(default_factory=lambda: OpenedFiles.now(Path(), ()))
 
     @classmethod
     def open(
@@ -91,8 +96,9 @@ class Pipeline:
         device: str | None = None,
         *,
         fused: bool = True,
+        known: OpenedFiles | None = None,
     ) -> Pipeline:
-        """Open a model folder with one of the engines; errors are those of the parts.
+        """Open a model folder with one of the engines; other errors are those of the parts.
 
         Args:
             root: The model folder.
@@ -100,7 +106,25 @@ class Pipeline:
             options: The engine's options.
             device: ``cpu``, ``cuda`` …; None leaves it to the engine.
             fused: Whether modules may be put into the engine's graph; the features between them are lost then.
+            known: The files of a pipeline that this is to be the same model as.
+
+        Raises:
+            ArtifactError: If files are not those that are known; names them.
+            CorruptModel: If somebody changed files meanwhile; names them.
         """
+        with nullcontext() if known is None else known.kept():
+            files = OpenedFiles.now(root, _beside_engine(root, spec))
+            found = cls._opened(root, spec, options, device, fused=fused)
+            for each in (found, *found.routes.values()):
+                files |= each.session.files
+            files.require_settled()
+        routes = {name: replace(route, files=files) for name, route in found.routes.items()}
+        return replace(found, files=files, routes=MappingProxyType(routes))
+
+    @classmethod
+    def _opened(
+        cls, root: Path, spec: ModelSpec, options: EngineOptions, device: str | None, *, fused: bool
+    ) -> Pipeline:
         if not spec.routes:
             session = open_session(root, spec, options, device, fused=fused)
             return cls._assembled(root, spec, session, options, device)
@@ -289,12 +313,16 @@ class Pipeline:
         """Return the same model with every module outside of the engine's graph, so that all features can be seen."""
         if not self.session.fused:
             return self
-        return Pipeline.open(self.root, self.spec, self.options, self.device, fused=False)
+        return self._again(self.spec, fused=False)
 
     def with_include_prompt(self, include: bool) -> Pipeline:
         """Return the same model pooling over the prompt's tokens, or not."""
         spec = _including_prompt(self.spec, include)
-        return replace(Pipeline.open(self.root, spec, self.options, self.device), home=self.home)
+        return replace(self._again(spec), home=self.home)
+
+    def _again(self, spec: ModelSpec, *, fused: bool = True) -> Pipeline:
+        """Open the same files once more; what they hold must not have changed."""
+        return Pipeline.open(self.root, spec, self.options, self.device, fused=fused, known=self.files)
 
 
 def _including_prompt(spec: ModelSpec, include: bool) -> ModelSpec:
@@ -304,6 +332,15 @@ def _including_prompt(spec: ModelSpec, include: bool) -> ModelSpec:
     )
     routes = {name: _including_prompt(route, include) for name, route in spec.routes.items()}
     return replace(spec, modules=modules, routes=MappingProxyType(routes))
+
+
+def _beside_engine(root: Path, spec: ModelSpec) -> list[Path]:
+    """The files that a model is opened from beside those of its engine: tokenizers, and weights of modules."""
+    found = []
+    for each in (spec, *spec.routes.values()):
+        found.append(contained(root, each.tokenizer.path, "tokenizer.json"))
+        found += weight_files(root, each.modules)
+    return found
 
 
 def _portions(lengths: Ints, limits: BatchLimits) -> list[int]:

@@ -16,6 +16,7 @@ import numpy as np
 from stopt.errors import OptionError
 from stopt.runtime.arrays import is_tensor
 from stopt.runtime.memory import within_memory
+from stopt.runtime.opened import OpenedFiles
 from stopt.runtime.options import EngineOptions, OnnxOptions, OpenVinoOptions
 from stopt.runtime.pipeline import Pipeline, RunOptions, characters
 from stopt.runtime.tokenizer import Ints, Text
@@ -56,11 +57,13 @@ class PipelineSource:
         root: The model folder.
         spec: The model.
         options: The engine's options; threads are the worker's share.
+        files: Its files as they were when it was opened: a worker has the same ones, or none.
     """
 
     root: Path
     spec: ModelSpec
     options: EngineOptions
+    files: OpenedFiles
 
     @classmethod
     def of(cls, pipeline: Pipeline) -> PipelineSource:
@@ -75,7 +78,7 @@ class PipelineSource:
                 "session_options belong to this process, and workers cannot have them",
                 "leave them out of model_kwargs; threads= and provider_options are passed on",
             )
-        return cls(pipeline.root, pipeline.spec, options)
+        return cls(pipeline.root, pipeline.spec, options, pipeline.files)
 
     def serves(self, pipeline: Pipeline) -> bool:
         """Whether it is the model of a pipeline, whose limit and prompts may have changed since."""
@@ -84,11 +87,17 @@ class PipelineSource:
         return same and (self.root, self.options) == (pipeline.root, pipeline.options)
 
     def open(self, device: str | None, threads: int) -> _Opened:
-        """Open it, in a worker."""
+        """Open it, in a worker.
+
+        Raises:
+            ArtifactError: If its files are not what they were; names them.
+        """
         options = replace(self.options, threads=threads)
         if isinstance(options, OpenVinoOptions) and device is not None:
             options = replace(options, device=None)
-        return _Opened(Pipeline.open(self.root, self.spec, options, device), device)
+        # by its whole path: that of the pool's process may be relative to a folder that it has left
+        pipeline = Pipeline.open(self.files.root, self.spec, options, device, known=self.files)
+        return _Opened(pipeline, device)
 
 
 class _Opened:
@@ -97,6 +106,7 @@ class _Opened:
     def __init__(self, pipeline: Pipeline, device: str | None) -> None:
         self._plain, self._device = pipeline, device
         self._variations: dict[tuple[object, ...], Pipeline] = {}
+        self.files = pipeline.files
 
     def as_seen(self, view: _View) -> Pipeline:
         """The model as the caller has it now."""

@@ -44,7 +44,7 @@ def main(parent: int) -> None:
             if tag == OPENING:
                 source, device, threads = unpack(parts)
                 model = source.open(device, threads)
-                answer = pack((True, None))
+                answer = pack((True, getattr(model, "files", None)))
             else:
                 answer = _run(model, parts)
         except BaseException as error:

@@ -12,14 +12,15 @@ import os
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from threading import Thread, current_thread
+from threading import Lock, Thread, current_thread
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
-from stopt.errors import ForkError, OptionError
+from stopt.errors import ArtifactError, ForkError, OptionError
 from stopt.runtime.board import Board, Failure, Task
 from stopt.runtime.devices import describe_machine
 from stopt.runtime.frames import Parts, Report, pack, unpack
+from stopt.runtime.opened import OpenedFiles
 from stopt.runtime.process import GRACE_S, HANG_S, Died, WorkerProcess
 from stopt.runtime.worker import OPENING
 
@@ -37,7 +38,10 @@ class ModelSource(Protocol[Model]):
     """What a worker opens; pickled, so it names a model and is none."""
 
     def open(self, device: str | None, threads: int) -> Model:
-        """Open it, in the worker."""
+        """Open it, in the worker.
+
+        Where what it returns has ``files`` (:class:`~stopt.runtime.opened.OpenedFiles`), all workers must have the same.
+        """
 
 
 class Job(Protocol[ResultOf]):
@@ -57,6 +61,9 @@ class WorkerPool:
     left alone, however slow. A chunk is also given to another worker where one failed
     with an error that is not about the input. If that fails too, the call raises :class:`~stopt.errors.WorkerError` with the
     chunk and the original error, and the pool stays usable; if no worker can be started any more, it is closed and says so.
+
+    All workers have the same model: one whose files are not those of the others, because they were replaced meanwhile, is
+    not used.
 
     Args:
         source: What each worker opens.
@@ -88,8 +95,11 @@ class WorkerPool:
         shares = _shares(threads or describe_machine().threads, len(devices))
         self._owner = os.getpid()
         self._board = Board(len(devices))
+        same = _Same()
         self._lanes = [
-            _Lane(number, self._board, pack((source, device, share)), device, _Limits(share, hang_limit_s))
+            _Lane(
+                number, self._board, same, pack((source, device, share)), device, _Limits(share, hang_limit_s)
+            )
             for number, (device, share) in enumerate(zip(devices, shares, strict=True))
         ]
         self._stop = weakref.finalize(self, _stop, self._owner, self._board, self._lanes)
@@ -216,6 +226,26 @@ class _Limits:
     hang_s: float | None
 
 
+class _Same:
+    """What the first worker of a pool has opened, and all others must have too."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._files: OpenedFiles | None = None
+
+    def refusal(self, files: OpenedFiles | None) -> Report | None:
+        """Return why a worker that has opened these files cannot be used; None if it can."""
+        with self._lock:
+            self._files = self._files or files
+        if self._files is None or files is None or not (names := self._files.differing(files)):
+            return None
+        error = ArtifactError(
+            f"the model's files changed since the first worker opened them: {', '.join(names)}",
+            "start again, when nobody writes to the model's folder",
+        )
+        return Report.of(error)
+
+
 class _Lane(Thread):
     """A thread of the pool, and the one worker that it keeps busy.
 
@@ -223,11 +253,18 @@ class _Lane(Thread):
     """
 
     def __init__(
-        self, number: int, board: Board, opening: Parts, device: str | None, limits: _Limits
+        self,
+        number: int,
+        board: Board,
+        same: _Same,
+        opening: Parts,
+        device: str | None,
+        limits: _Limits,
     ) -> None:
         super().__init__(name=f"stopt-lane-{number}", daemon=True)
         self.worker: WorkerProcess | None = None
-        self._number, self._board, self._opening, self._limits = number, board, opening, limits
+        self._number, self._board, self._same = number, board, same
+        self._opening, self._limits = opening, limits
         self._where = f"worker {number}" + (f" ({device})" if device else "")
 
     def run(self) -> None:
@@ -284,9 +321,10 @@ class _Lane(Thread):
             except Died:
                 failure = Failure(self._where, fate=self.worker.end() if self.worker else "")
             else:
-                if good:
+                report = self._same.refusal(found) if good else found
+                if report is None:
                     return True
-                failure = Failure(self._where, found)
+                failure = Failure(self._where, report)
                 break
         if self.worker is not None:
             self.worker.end()

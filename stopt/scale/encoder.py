@@ -13,11 +13,12 @@ import numpy.typing as npt
 from stopt import hub
 from stopt.embeddings.call import OWN, CallRanges, quantize_call, ranges_for_call
 from stopt.embeddings.codes import parse_precision
-from stopt.embeddings.ranges import Ranges
+from stopt.embeddings.ranges import RANGES, Ranges
 from stopt.embeddings.space import fingerprint
 from stopt.errors import OptionError
 from stopt.reading import read_spec
 from stopt.runtime.cross_encoder import CrossEncoder
+from stopt.runtime.opened import OpenedFiles
 from stopt.runtime.sentence_transformer import SentenceTransformer
 from stopt.runtime.sparse_arrays import SparseRows, read_embeddings
 from stopt.runtime.sparse_encoder import SparseEncoder
@@ -127,6 +128,15 @@ class Encoder:
                 scores = self._model.predict(given, show_progress_bar=False, **self._call)[:count]
                 return self._kept(scores, count)
 
+    @property
+    def files(self) -> OpenedFiles:
+        """What it was opened from, and what was read there that decides a row."""
+        pipeline, ranges = self._model.pipeline, self._ranges
+        read: dict[str, Any] = {"its settings": pipeline.spec}
+        if isinstance(ranges, Ranges):
+            read[RANGES] = ranges.fingerprint
+        return pipeline.files.with_values(read)
+
     def in_batches(self, size: int | None) -> Encoder:
         """The same with so many texts in a batch at most; None is as it is."""
         if size is None:
@@ -136,7 +146,11 @@ class Encoder:
         return found
 
     def about(self) -> About:
-        """Describe it."""
+        """Describe it; hashes its file.
+
+        Raises:
+            ArtifactError: If its files have changed since it was opened: what it runs cannot be told from them.
+        """
         session = self._model.pipeline.session
         decisive: dict[str, Any] = {
             "kind": self.kind.value,
@@ -149,6 +163,7 @@ class Encoder:
         }
         if isinstance(self._ranges, Ranges):
             decisive["ranges"] = self._ranges.fingerprint
+        self._model.pipeline.files.require_unchanged()
         return About(
             kind=self.kind,
             file=str(self._model.file),

@@ -40,11 +40,15 @@ class Done:
         assert not words or any(word in self.stderr for word in words), self
 
 
-def start(command: Sequence[str | Path], before: Callable[[], None] | None = None) -> subprocess.Popen[str]:
+def start(
+    command: Sequence[str | Path],
+    before: Callable[[], None] | None = None,
+    stdin: int = subprocess.DEVNULL,
+) -> subprocess.Popen[str]:
     """Start a command of stopt in a process group of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "stopt", *map(str, command)],
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -10,7 +10,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from glob import escape
 from pathlib import Path
 from typing import Any, Protocol, assert_never
 
@@ -18,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from stopt.artifact import locate
-from stopt.certificate import identity
 from stopt.errors import CorruptModel, MissingExtra, OptionError
 from stopt.runtime.arrays import Array
 from stopt.runtime.batching import BatchLimits
 from stopt.runtime.modules import Features, without_prompt
+from stopt.runtime.opened import OpenedFiles
 from stopt.runtime.options import EngineOptions, OnnxOptions, OpenVinoOptions, TorchOptions
 from stopt.runtime.tokenizer import Batch
 from stopt.runtime.trial import admit_graph
@@ -38,8 +37,8 @@ from stopt.spec import (
 )
 
 __all__ = [
-    "OpenedFiles",
     "Session",
+    "are_same",
     "batches_within",
     "feed",
     "open_file",
@@ -66,6 +65,10 @@ class Session(Protocol):
     @property
     def file(self) -> Path:
         """The file that is run; for torch the folder of the weights."""
+
+    @property
+    def files(self) -> OpenedFiles:
+        """What the engine has read, as it was before."""
 
     @property
     def device(self) -> str:
@@ -159,19 +162,22 @@ def open_file(
     match options:
         case OnnxOptions():
             require("onnxruntime", "onnx")
+            files = OpenedFiles.now(root, [file])
             verdict = admit_graph(file)
+            files |= OpenedFiles.now(root, [file.parent / name for name in verdict.data])
             if any((file.parent / name).is_symlink() for name in verdict.data):
                 # as in the Hub's cache: ONNX Runtime follows links of a graph that it opens by its path, of no other
                 head = None
             from stopt.runtime.sessions.onnx import OnnxSession
 
-            return OnnxSession(file, spec, options, device, head)
+            return OnnxSession(file, files, spec, options, device, head)
         case OpenVinoOptions():
             require("openvino", "openvino")
+            files = OpenedFiles.now(root, [file, file.with_suffix(".bin")])
             admit_graph(file)
             from stopt.runtime.sessions.openvino import OpenVinoSession
 
-            return OpenVinoSession(file, spec, options, device, head)
+            return OpenVinoSession(file, files, spec, options, device, head)
         case _:
             assert_never(options)
 
@@ -200,30 +206,15 @@ def overlapped(
                 wait()
 
 
-class OpenedFiles:
-    """The files of a graph as they were when a session was opened, for a session that opens them once more, later.
-
-    Args:
-        file: The graph; data files lie beside it and begin with its name, or have its name with another ending.
-    """
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._before = self._identities()
-
-    def are_same(self) -> bool:
-        """Whether they still are what they were; says so in the log if not."""
-        if self._identities() == self._before:
-            return True
-        logger.warning(
-            "%s was replaced: what has it open goes on with the old one, one batch at a time; open the model again",
-            self._file,
-        )
-        return False
-
-    def _identities(self) -> list[tuple[int, ...]]:
-        paths = {*self._file.parent.glob(f"{escape(self._file.name)}*"), self._file.with_suffix(".bin")}
-        return [identity(path) for path in sorted(paths)]
+def are_same(files: OpenedFiles, file: Path) -> bool:
+    """Whether a session may open its files once more; says so in the log if they are others."""
+    if files.are_same():
+        return True
+    logger.warning(
+        "%s was replaced: what has it open goes on with the old one, one batch at a time; open the model again",
+        file,
+    )
+    return False
 
 
 def require(package: str, extra: str) -> None:

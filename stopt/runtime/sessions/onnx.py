@@ -23,8 +23,9 @@ from stopt.runtime.batching import BatchLimits
 from stopt.runtime.devices import describe_machine
 from stopt.runtime.forks import leave_in_copies
 from stopt.runtime.modules import Features
+from stopt.runtime.opened import OpenedFiles
 from stopt.runtime.options import OnnxOptions
-from stopt.runtime.sessions import OpenedFiles, batches_within, feed, overlapped, result_name, tokens_within
+from stopt.runtime.sessions import are_same, batches_within, feed, overlapped, result_name, tokens_within
 from stopt.runtime.tokenizer import Batch
 from stopt.spec import SENTENCE, Backend, ModelSpec
 
@@ -55,6 +56,7 @@ class OnnxSession:
 
     Args:
         file: The graph; external data lies beside it.
+        files: Both, as they were before.
         spec: The model.
         options: Provider, threads and session options.
         device: ``cpu``, ``cuda`` or ``cuda:N``; must not contradict the provider.
@@ -64,13 +66,18 @@ class OnnxSession:
     backend = Backend.ONNX
 
     def __init__(
-        self, file: Path, spec: ModelSpec, options: OnnxOptions, device: str | None, head: Head | None
+        self,
+        file: Path,
+        files: OpenedFiles,
+        spec: ModelSpec,
+        options: OnnxOptions,
+        device: str | None,
+        head: Head | None,
     ) -> None:
-        self.file = file
+        self.file, self.files = file, files
         self._options, self._head, self._spec = options, head, spec
         self.device, self._provider_options = _choose_provider(options, device)
         self._threads = options.threads or describe_machine().threads
-        self._files = OpenedFiles(file)
         self._alone = self._open(self._threads)
         self._inputs = [node.name for node in self._alone.get_inputs()]
         outputs = {node.name: node.type for node in self._alone.get_outputs()}
@@ -119,9 +126,9 @@ class OnnxSession:
         if self.device == _CPU and self._options.session_options is None:
             workers = batches_within(self._threads, BATCH_TOKENS, self._spec)
         session = self._alone
-        if workers > 1 and self._files.are_same():
+        if workers > 1 and are_same(self.files, self.file):
             again = self._open(self._threads // workers)
-            session = again if self._files.are_same() else self._alone
+            session = again if are_same(self.files, self.file) else self._alone
         if session is self._alone:
             workers = 1
         return session, ThreadPoolExecutor(workers, thread_name_prefix="stopt-onnx")

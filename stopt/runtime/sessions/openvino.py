@@ -22,8 +22,9 @@ from stopt.runtime.batching import BatchLimits
 from stopt.runtime.devices import describe_machine
 from stopt.runtime.forks import leave_in_copies
 from stopt.runtime.modules import Features
+from stopt.runtime.opened import OpenedFiles
 from stopt.runtime.options import OpenVinoOptions
-from stopt.runtime.sessions import OpenedFiles, batches_within, feed, overlapped, result_name, tokens_within
+from stopt.runtime.sessions import are_same, batches_within, feed, overlapped, result_name, tokens_within
 from stopt.runtime.tokenizer import Batch
 from stopt.spec import SENTENCE, Backend, ModelSpec
 
@@ -54,6 +55,7 @@ class OpenVinoSession:
 
     Args:
         file: The .xml file.
+        files: It and its .bin, as they were before.
         spec: The model.
         options: Device, properties, precision and threads.
         device: ``cpu`` or an OpenVINO device; must not contradict the options'.
@@ -63,9 +65,15 @@ class OpenVinoSession:
     backend = Backend.OPENVINO
 
     def __init__(
-        self, file: Path, spec: ModelSpec, options: OpenVinoOptions, device: str | None, head: Head | None
+        self,
+        file: Path,
+        files: OpenedFiles,
+        spec: ModelSpec,
+        options: OpenVinoOptions,
+        device: str | None,
+        head: Head | None,
     ) -> None:
-        self.file = file
+        self.file, self.files = file, files
         self._spec, self._head = spec, head
         self.device = _choose_device(options, device)
         if not file.with_suffix(".bin").is_file():
@@ -80,7 +88,6 @@ class OpenVinoSession:
         self._spread = (
             self.device == "CPU" and self._at_once > 1 and not _SPREADING & {*(options.ov_config or {})}
         )
-        self._files = OpenedFiles(file)
         model, self._output, self._feature, self.fused = self._read()
         self._inputs = [port.get_any_name() for port in model.inputs]
         self._alone = self._compile(model, {"PERFORMANCE_HINT": "LATENCY"})
@@ -143,10 +150,10 @@ class OpenVinoSession:
     def _streams(self) -> tuple[ov.CompiledModel, int]:
         """The model compiled for many batches at a time, and how many."""
         own = self._alone, int(self._alone.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
-        if not self._spread or not self._files.are_same():
+        if not self._spread or not are_same(self.files, self.file):
             return own
         compiled = self._compile(self._read()[0], {"NUM_STREAMS": self._at_once})
-        if not self._files.are_same():  # replaced meanwhile
+        if not are_same(self.files, self.file):  # replaced meanwhile
             return own
         # weights are arranged at the first inference, for all streams; that is not left to two of them at once
         ones = np.ones((1, LENGTH_STEP), np.int64)

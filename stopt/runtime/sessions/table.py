@@ -18,6 +18,7 @@ from stopt.reading.tables import TABLE_FILE, TensorHeader, read_header
 from stopt.runtime.arrays import Array
 from stopt.runtime.batching import BatchLimits
 from stopt.runtime.modules import Features
+from stopt.runtime.opened import OpenedFiles
 from stopt.runtime.tokenizer import Batch, Ints
 from stopt.spec import SENTENCE, Backend, SparseStaticEmbedding, StaticEmbedding
 
@@ -42,6 +43,7 @@ class _Table:
 
     def __init__(self, root: Path, path: str, tensor: str, limits: BatchLimits) -> None:
         self.file = contained(root, path, TABLE_FILE)
+        self.files = OpenedFiles.now(root, [self.file])
         self.limits = limits
         self._values = _open(self.file, read_header(Reading(root), path)[tensor])
 

@@ -26,6 +26,7 @@ from stopt.runtime.accelerators import first_torch_device, torch_devices
 from stopt.runtime.arrays import Array
 from stopt.runtime.batching import BatchLimits
 from stopt.runtime.modules import Features
+from stopt.runtime.opened import OpenedFiles
 from stopt.runtime.options import TorchOptions
 from stopt.runtime.sessions import tokens_within
 from stopt.runtime.sessions.packing import FLASH, Packed, check_flash, takes_packed
@@ -76,6 +77,9 @@ class TorchSession:
     def __init__(self, root: Path, spec: ModelSpec, options: TorchOptions, device: str | None) -> None:
         _check_process()
         self.file = contained(root, spec.transformer.path)
+        self.files = OpenedFiles.now(
+            root, [self.file / "config.json", *sorted(self.file.glob("model*.safetensors*"))]
+        )
         self._task, self._target = spec.transformer.task, spec.transformer.target
         self._device = _choose_device(device)
         if options.threads is not None:
