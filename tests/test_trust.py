@@ -167,6 +167,41 @@ def test_code_that_is_not_in_the_folder_is_not_trusted(
     assert not canary.exists()
 
 
+def test_code_in_a_folder_below_is_not_what_transformers_would_run(own: Path) -> None:
+    canary = own.with_name(f"canary-{own.name}")
+    (own / "sub").mkdir()
+    (own / "modeling_own.py").rename(own / "sub/modeling_own.py")
+    for action in (
+        lambda: export(own, ExportOptions(trust_remote_code=True)),
+        lambda: load_transformer(own, read_spec(own), trust_remote_code=True),
+    ):
+        with pytest.raises(CorruptModel) as caught:
+            action()
+        assert caught.value.message == (
+            f"{own} has no modeling_own.py, which its auto_map names; there is sub/modeling_own.py"
+        )
+        assert caught.value.hint == "put it beside config.json, where transformers looks for it"
+    # transformers itself, asked for the same, finds nothing either
+    with pytest.raises(OSError, match=r"does not appear to have a file named modeling_own\.py"):
+        transformers.dynamic_module_utils.get_cached_module_file(own, "modeling_own.py")
+    assert not canary.exists()
+
+
+def test_code_belongs_beside_the_configuration_that_names_it(own: Path) -> None:
+    inner = own / "0_Transformer"
+    inner.mkdir()
+    shutil.copyfile(own / "config.json", inner / "config.json")
+    (own / "configuration_own.py").rename(inner / "configuration_own.py")
+    code = named_code(own, "0_Transformer")
+    assert code is not None
+    with pytest.raises(CorruptModel, match=r"has no 0_Transformer/modeling_own\.py, which"):
+        code.require_here(own)
+    (own / "modeling_own.py").rename(inner / "modeling_own.py")
+    code = named_code(own, "0_Transformer")
+    assert code is not None
+    code.require_here(own)
+
+
 def test_a_link_to_code_elsewhere_is_not_trusted(own: Path, tmp_path: Path) -> None:
     canary = own.with_name(f"canary-{own.name}")
     (own / "modeling_own.py").rename(tmp_path / "modeling_own.py")

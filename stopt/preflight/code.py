@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from stopt.errors import CorruptModel, ResourceLimitError, UntrustedModel
@@ -29,11 +29,15 @@ class NamedCode:
     Attributes:
         classes: The class that stands for each of transformers' ``Auto`` classes, as ``file.Class``; for a class of
             another repository ``organisation/name--file.Class``.
-        files: Python files beside the configuration, which the code can import: paths relative to the model folder.
+        files: Python files beside the configuration and below, which the code can import: paths relative to the model
+            folder.
+        home: Folder of the configuration, relative to the model folder. The files of the classes lie in it, and not in
+            folders of it: transformers looks nowhere else (its ``get_cached_module_file``).
     """
 
     classes: Mapping[str, str]
     files: tuple[str, ...]
+    home: str = ""
 
     def require_here(self, root: Path) -> None:
         """See that all of the code is in the folder, so that what is read is what is run.
@@ -42,7 +46,6 @@ class NamedCode:
             UntrustedModel: If a class is of another repository, whose code could be another one tomorrow.
             CorruptModel: If a file is missing, or something that is no name of a class stands for one.
         """
-        names = {Path(file).stem for file in self.files}
         for kind, name in self.classes.items():
             if kind in _TOKENIZERS:
                 continue
@@ -54,11 +57,22 @@ class NamedCode:
                 )
             if not _REFERENCE.fullmatch(name):
                 raise CorruptModel(f"{root}: {AUTO_MAP} names {name!r:.120}, expected file.Class")
-            if name.partition(".")[0] not in names:
-                raise CorruptModel(
-                    f"{root} has no {name.partition('.')[0]}.py, which its auto_map names",
-                    "fetch the model again with its code",
-                )
+            self._require_file(root, f"{name.partition('.')[0]}.py")
+
+    def _require_file(self, root: Path, file: str) -> None:
+        """See that a file is where transformers takes it from."""
+        wanted = f"{self.home}/{file}".lstrip("/")
+        if wanted in self.files:
+            return
+        lost = [each for each in self.files if PurePosixPath(each).name == file]
+        if lost:
+            raise CorruptModel(
+                f"{root} has no {wanted}, which its {AUTO_MAP} names; there is {', '.join(lost[:3])}",
+                "put it beside config.json, where transformers looks for it",
+            )
+        raise CorruptModel(
+            f"{root} has no {wanted}, which its {AUTO_MAP} names", "fetch the model again with its code"
+        )
 
 
 def named_code(root: Path, path: str = "") -> NamedCode | None:
@@ -86,7 +100,7 @@ def named_code(root: Path, path: str = "") -> NamedCode | None:
         )
     for each in names:
         contained(root, each)
-    return NamedCode(classes, tuple(sorted(names)))
+    return NamedCode(classes, tuple(sorted(names)), "" if home == root else home.relative_to(root).as_posix())
 
 
 def _classes(file: Path, found: Any) -> Iterator[tuple[str, str]]:
