@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stopt.convert.exporters import silent
+from stopt.convert.graphs import save_openvino
 from stopt.errors import ConversionError
 from stopt.heads import Head, build_head
 from stopt.runtime.sessions import result_name
@@ -62,4 +63,4 @@ def _write_openvino(spec: ModelSpec, head: Head, source: Path, file: Path) -> No
     with silent():
         model = ov.Core().read_model(source)
         output, _ = result_name([name for port in model.outputs for name in port.get_names()], source, spec)
-        ov.save_model(fuse(model, head, output, head.target, keep=True), file, compress_to_fp16=False)
+        save_openvino(fuse(model, head, output, head.target, keep=True), file)

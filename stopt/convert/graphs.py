@@ -1,15 +1,46 @@
-"""What optimisers and quantisers ask of a file before they start from it."""
+"""What optimisers and quantisers ask of a file before they start from it, and how OpenVINO's are written."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from stopt.convert.exporters import silent
 from stopt.errors import ConversionError, OptionError, suggest
 
-__all__ = ["canonical_digest", "has_external_data", "require_float32", "require_nodes", "typed"]
+__all__ = [
+    "canonical_digest",
+    "has_external_data",
+    "require_float32",
+    "require_nodes",
+    "save_openvino",
+    "typed",
+]
+
+
+def save_openvino(model: Any, file: Path, *, half: bool = False) -> None:
+    """Write a model of OpenVINO.
+
+    Args:
+        model: The ``openvino.Model``.
+        file: The .xml file; its .bin is put beside it.
+        half: Whether weights become float16.
+
+    Raises:
+        ConversionError: If it cannot be written, which OpenVINO has no error of its own for.
+    """
+    import openvino
+
+    try:
+        openvino.save_model(model, file, compress_to_fp16=half)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ConversionError(
+            f"OpenVINO cannot write {file.name}: {lines[-1] if lines else 'it does not say why'}",
+            "is the disk full?",
+        ) from error
 
 
 def require_float32(source: Path, name: str) -> None:

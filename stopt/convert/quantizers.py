@@ -13,7 +13,7 @@ from typing import Any
 
 from stopt.convert.calibration import CalibrationData, read_calibration
 from stopt.convert.exporters import silent
-from stopt.convert.graphs import has_external_data, require_nodes, typed
+from stopt.convert.graphs import has_external_data, require_nodes, save_openvino, typed
 from stopt.convert.produce import Workshop, move_model
 from stopt.convert.sensitive import onnx_head, openvino_head
 from stopt.convert.smoothing import smooth
@@ -220,7 +220,7 @@ def static_openvino(
             ignored_scope=nncf.IgnoredScope(names=kept),
             advanced_parameters=advanced,
         )
-        openvino.save_model(quantized, file, compress_to_fp16=False)
+        save_openvino(quantized, file)
     return record
 
 
@@ -237,7 +237,7 @@ def compress(source: Path, file: Path, options: WeightOptions) -> Mapping[str, A
     with silent():
         if options.weight_format is WeightFormat.INT8:
             model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
-        openvino.save_model(model, file, compress_to_fp16=options.weight_format is WeightFormat.FP16)
+        save_openvino(model, file, half=options.weight_format is WeightFormat.FP16)
     return {}
 
 

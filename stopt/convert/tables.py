@@ -13,6 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from stopt.convert.exporters import silent
+from stopt.convert.graphs import save_openvino
 from stopt.errors import UnsupportedModel
 from stopt.heads import Head
 from stopt.heads.onnx import Onnx, fuse
@@ -88,4 +89,4 @@ def export_table(root: Path, spec: ModelSpec, backend: Backend, file: Path) -> N
     with silent():
         import openvino
 
-        openvino.save_model(openvino.convert_model(BytesIO(fused)), file, compress_to_fp16=False)
+        save_openvino(openvino.convert_model(BytesIO(fused)), file)

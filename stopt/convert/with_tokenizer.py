@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from stopt.convert.exporters import silent
+from stopt.convert.graphs import save_openvino
 from stopt.errors import ConversionError
 from stopt.folder import contained
 from stopt.heads import POOLING_MASK
@@ -70,7 +71,7 @@ def write_with_tokenizer(pipeline: Pipeline, fused: Path, file: Path) -> None:
         )  # the length that texts are cut to is a state, whose end is lost on the way (2026.4)
         joined.inputs[0].set_names({TEXTS})
         _check_embeddings(pipeline, joined, fused, texts)
-        ov.save_model(joined, file, compress_to_fp16=False)
+        save_openvino(joined, file)
 
 
 def _tokenizer_graph(pipeline: Pipeline) -> Any:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from faults.commands import content, residue, run, without_overriding
 
+from stopt.errors import ConversionError
+
 pytestmark = pytest.mark.scorecard("F3")
 
 NAMES = ("export", "optimize", "quantize", "calibrate", "index", "encode", "check")
@@ -111,3 +113,21 @@ def test_a_disk_that_fills_up_is_a_plain_error(folder: Path, tmp_path: Path) -> 
         assert [path.name for path in small.iterdir()] == []
     finally:
         subprocess.run(["umount", small], check=True)
+
+
+def test_what_openvino_cannot_write_is_a_plain_error(exported: Callable[..., Path], tmp_path: Path) -> None:
+    import openvino
+
+    from stopt.convert.graphs import save_openvino
+
+    model = openvino.Core().read_model(exported("bert") / "openvino/openvino_model.xml")
+    (tmp_path / "file").touch()
+    with pytest.raises(ConversionError, match=r"^OpenVINO cannot write a\.xml: .") as caught:
+        save_openvino(model, tmp_path / "file/a.xml")
+    assert caught.value.hint == "is the disk full?"
+    save_openvino(model, tmp_path / "a.xml", half=True)
+    half, whole = (
+        (tmp_path / "a.bin").stat().st_size,
+        (exported("bert") / "openvino/openvino_model.bin").stat().st_size,
+    )
+    assert half < 0.6 * whole
