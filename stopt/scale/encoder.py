@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stopt import hub
+from stopt.artifact import sha256
 from stopt.embeddings.call import OWN, CallRanges, quantize_call, ranges_for_call
 from stopt.embeddings.codes import parse_precision
 from stopt.embeddings.ranges import RANGES, Ranges
@@ -18,7 +19,9 @@ from stopt.embeddings.space import fingerprint
 from stopt.errors import OptionError
 from stopt.reading import read_spec
 from stopt.runtime.cross_encoder import CrossEncoder
+from stopt.runtime.modules import weight_files
 from stopt.runtime.opened import OpenedFiles
+from stopt.runtime.pipeline import Pipeline
 from stopt.runtime.sentence_transformer import SentenceTransformer
 from stopt.runtime.sparse_arrays import SparseRows, read_embeddings
 from stopt.runtime.sparse_encoder import SparseEncoder
@@ -161,6 +164,8 @@ class Encoder:
             "device": session.device.partition(":")[0],
             "versions": versions("numpy", "tokenizers", *_PACKAGES[session.backend.value]),
         }
+        if weights := _module_weights(self._model.pipeline):
+            decisive["modules"] = weights
         if isinstance(self._ranges, Ranges):
             decisive["ranges"] = self._ranges.fingerprint
         self._model.pipeline.files.require_unchanged()
@@ -256,6 +261,13 @@ class Encoder:
         if finite.all():
             return Encoded(values)
         return Encoded(values[finite], dict.fromkeys(np.flatnonzero(~finite).tolist(), _NOT_FINITE))
+
+
+def _module_weights(pipeline: Pipeline) -> dict[str, str]:
+    """sha256 of the files that the model's own modules have their weights in, of which fingerprints know nothing."""
+    modules = [each.modules for each in (pipeline.spec, *pipeline.spec.routes.values())]
+    files = dict.fromkeys(file for each in modules for file in weight_files(pipeline.root, each))
+    return {file.relative_to(pipeline.root).as_posix(): sha256(file) for file in files}
 
 
 _NOT_FINITE = "has an embedding with NaN or infinity in it"

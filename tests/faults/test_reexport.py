@@ -14,12 +14,14 @@ import pytest
 from external import with_external_data
 from faults.commands import finish, start
 
-from stopt import CrossEncoder, SentenceTransformer, SparseEncoder
+from stopt import CrossEncoder, SentenceTransformer, SparseEncoder, __version__
 from stopt.errors import ArtifactError, CorruptModel
 from stopt.runtime.opened import OpenedFiles
 from stopt.runtime.spread import PipelineSource
 from stopt.scale import ModelOptions
+from stopt.scale.cluster import require_alike
 from stopt.scale.crew import Texts, hired
+from stopt.scale.encoder import Encoder
 
 Copied = Callable[..., Path]
 
@@ -275,6 +277,22 @@ def test_what_differs_between_two_is_named_by_its_place_in_the_folder(tmp_path) 
 
 
 # ---- stopt encode ---------------------------------------------------------------------------------------------------
+
+
+def test_what_a_cluster_compares_knows_every_weight_and_is_of_what_was_opened(copied) -> None:
+    folder = copied(dense=16)
+    options = ModelOptions(str(folder), backend="onnx", threads=1)
+    encoder = Encoder(options)
+    about = encoder.about()
+    require_alike(Encoder(options).about(), about, __version__)
+    export_again(folder, DENSE[0])
+    with pytest.raises(ArtifactError) as caught:
+        encoder.about()
+    assert (caught.value.message, caught.value.hint) == (f"{SINCE}: {DENSE[0]}", HINT)
+    with pytest.raises(ArtifactError, match=rf"another model.*modules {DENSE[0]} was .*, is ") as caught:
+        require_alike(Encoder(options).about(), about, __version__)
+    assert "same model folder" in caught.value.hint
+
 
 CREW = "the model's files changed since the first worker opened them"
 CREW_HINT = "start again, when nobody writes to the model's folder"
