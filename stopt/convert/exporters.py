@@ -60,7 +60,8 @@ def export_graph(
     except Exception as error:  # exporters raise whatever their tracer met
         raise ConversionError(
             f"{model.config.model_type!r} cannot be exported to {backend.value}: {type(error).__name__}: {error}",
-            "try the other backend",
+            # of C++ streams, in which OpenVINO writes
+            "is the disk full?" if "iostream error" in str(error) else "try the other backend",
         ) from error
 
 

@@ -135,7 +135,8 @@ def demo(tiny: Callable[..., Path], request: pytest.FixtureRequest) -> Any:
 def test_a_kill_leaves_nothing_that_is_taken_for_all(demo: Demo, tmp_path: Path) -> None:
     for number, moment in enumerate((*MAKING, MOVING, ENCODING)):
         place = tmp_path / str(number)
-        assert demo.run(place, "kill", moment)[0] == -9, moment
+        ended = demo.run(place, "kill", moment)
+        assert ended[0] == -9, (moment, ended)
         folder = place / demo.model.name
         if moment in MAKING:
             assert content(place) == {}, moment
