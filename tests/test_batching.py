@@ -51,18 +51,91 @@ def mixed_texts(count: int, seed: int = 0) -> list[str]:
     st.one_of(st.none(), st.integers(1, 40)),
     st.one_of(st.none(), st.integers(1, 4096)),
     st.sampled_from([1, 4, 8]),
+    st.one_of(st.none(), st.integers(0, 100)),
 )
 def test_plans_hold_every_text_once_within_the_limits(
-    lengths: list[int], texts: int | None, tokens: int | None, step: int
+    lengths: list[int], texts: int | None, tokens: int | None, step: int, cost: int | None
 ) -> None:
-    limits = BatchLimits(texts, tokens, step)
+    limits = BatchLimits(texts, tokens, step, run_cost=cost)
     plan = list(plan_batches(lengths, limits))
     assert sorted(row for rows in plan for row in rows) == list(range(len(lengths)))
-    for rows in plan:
-        padded = limits.length(max(lengths[row] for row in rows))
+    longest = [max(lengths[row] for row in rows) for rows in plan]
+    assert longest == sorted(longest, reverse=True)
+    for rows, length in zip(plan, longest, strict=True):
+        padded = limits.length(length)
         assert padded % step == 0
         assert texts is None or len(rows) <= texts
         assert tokens is None or len(rows) == 1 or len(rows) * padded <= tokens
+
+
+@given(st.lists(st.integers(1, 70), min_size=1, max_size=9), st.integers(0, 40))
+def test_no_other_plan_is_cheaper(lengths: list[int], cost: int) -> None:
+    limits = BatchLimits(tokens=128, run_cost=cost)
+
+    def work(sizes: list[int]) -> int:
+        longest = [falling[sum(sizes[:place])] for place in range(len(sizes))]
+        return sum(cost + size * length for size, length in zip(sizes, longest, strict=True))
+
+    def cuttings(count: int) -> Iterator[list[int]]:
+        if count == 0:
+            yield []
+        for first in range(1, count + 1):
+            yield from ([first, *rest] for rest in cuttings(count - first))
+
+    falling = sorted(lengths, reverse=True)
+    found = work([len(rows) for rows in plan_batches(lengths, limits)])
+    allowed = (
+        sizes
+        for sizes in cuttings(len(lengths))
+        if all(size == 1 or size * falling[sum(sizes[:place])] <= 128 for place, size in enumerate(sizes))
+    )
+    assert found == min(map(work, allowed))
+
+
+def served(count: int) -> Iterator[list[int]]:
+    """Lengths of the texts of calls as a server gets them: one to sixteen texts, of one word to the limit."""
+    rng = random.Random(0)
+    for _ in range(count):
+        texts = rng.randint(1, 16)
+        yield [min(256, int(rng.lognormvariate(4, 0.8)) + 2) for _ in range(texts)]
+
+
+def test_calls_of_all_sizes_make_few_shapes(exported) -> None:
+    limits = SentenceTransformer(exported("bert"), backend="openvino").pipeline.session.limits
+    shapes = set()
+    for lengths in served(2000):
+        for rows in plan_batches(lengths, limits):
+            shapes.add((len(rows), limits.length(max(lengths[row] for row in rows))))
+    # its products are made for a number of places, whatever they are
+    assert len({texts * length for texts, length in shapes}) <= 48
+    assert len({length for _, length in shapes}) <= 24
+
+
+@pytest.mark.parametrize("engine", [*ENGINES, "torch"])
+def test_short_texts_of_a_small_call_are_not_padded_to_its_longest(exported, engine: str) -> None:
+    limits = SentenceTransformer(exported("bert"), backend=engine).pipeline.session.limits
+    real = padded = 0
+    for lengths in served(300):
+        for rows in plan_batches(lengths, limits):
+            longest = limits.length(max(lengths[row] for row in rows))
+            real, padded = real + sum(lengths[row] for row in rows), padded + len(rows) * longest
+    assert real / padded >= 0.9
+
+
+@given(st.integers(1, 5000), st.sampled_from([1, 4, 8]))
+def test_lengths_are_few_and_near(tokens: int, step: int) -> None:
+    length = BatchLimits(length_step=step).length(tokens)
+    assert tokens <= length <= max(tokens + step - 1, tokens * 9 / 8)
+    assert step > 1 or length == tokens
+
+
+def test_a_large_budget_does_not_make_planning_slow() -> None:
+    rng = random.Random(0)
+    lengths = [rng.randint(1, 256) for _ in range(2000)]
+    for step in (1, 8):
+        limits = BatchLimits(tokens=100_000_000, length_step=step, run_cost=10)
+        assert max(len(limits.sizes(limits.length(length))) for length in lengths) < 250
+        assert sum(map(len, plan_batches(lengths, limits))) == 2000
 
 
 def test_the_longest_come_first() -> None:

@@ -1,4 +1,4 @@
-"""Which texts are run together: an order by length, cut into batches by a budget of tokens."""
+"""Which texts are run together: an order by length, cut into batches by what they cost."""
 
 from __future__ import annotations
 
@@ -18,24 +18,28 @@ PLACES_PER_TOKEN = 4
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """How large a batch may get.
+    """How large a batch may get, and what makes one cheap.
 
     Attributes:
         texts: Texts in it at most; None is no limit.
         tokens: Tokens in it at most, padding included where there is any; one text alone may have more. None is no
             limit.
-        length_step: Its length is rounded up to a multiple of this many tokens: engines prepare for every new shape.
+        length_step: Engines that prepare for every new shape get few: lengths, and the places of a batch, are multiples
+            of this many tokens up to sixteen of them, and then eight to each doubling. 1 is any length.
         padding_free: Whether the engine leaves padding out.
+        run_cost: What a run costs whatever is in it, in tokens of work. More padding than that is not taken along to save
+            a run. None is batches as full as they get.
     """
 
     texts: int | None = None
     tokens: int | None = None
     length_step: int = 1
     padding_free: bool = False
+    run_cost: int | None = None
 
     def length(self, tokens: int) -> int:
         """The length that a batch is padded to whose longest text has ``tokens``."""
-        return -(-max(1, tokens) // self.length_step) * self.length_step
+        return max(1, tokens) if self.length_step == 1 else _few(max(1, tokens), self.length_step)
 
     def size(self, lengths: Ints) -> int:
         """How many texts fit in one batch, at least one.
@@ -53,6 +57,21 @@ class BatchLimits:
         real = int(np.searchsorted(sums, self.tokens, side="right"))
         return max(1, min(most, real, self.tokens * PLACES_PER_TOKEN // longest))
 
+    def sizes(self, longest: int) -> Ints:
+        """Numbers of texts that suit a batch, where there is a budget of tokens.
+
+        Args:
+            longest: Its length, as :meth:`length` gives it.
+        """
+        assert self.tokens is not None
+        most = max(1, self.tokens // longest)
+        if self.texts is not None:
+            most = min(most, self.texts)
+        if self.length_step == 1:
+            return np.unique([*_few_up_to(most, 1), most])
+        places = np.array(_few_up_to(most * longest, self.length_step))
+        return np.union1d(places[places % longest == 0] // longest, [1])
+
 
 def plan_batches(lengths: Sequence[int], limits: BatchLimits) -> Iterator[Ints]:
     """Group texts of similar length, longest first, so that little is padding and memory trouble shows at once.
@@ -67,8 +86,56 @@ def plan_batches(lengths: Sequence[int], limits: BatchLimits) -> Iterator[Ints]:
     tokens = np.asarray(lengths, np.int64)
     order = np.argsort(-tokens, kind="stable")
     falling = tokens[order]
+    cheapest = limits.run_cost is not None and limits.tokens is not None and not limits.padding_free
     start = 0
-    while start < len(order):
-        size = limits.size(falling[start:])
+    for size in _cheapest(falling, limits) if cheapest else _fullest(falling, limits):
         yield order[start : start + size]
         start += size
+
+
+def _fullest(falling: Ints, limits: BatchLimits) -> Iterator[int]:
+    """Sizes of batches that are as large as they may be."""
+    start = 0
+    while start < len(falling):
+        size = limits.size(falling[start:])
+        yield size
+        start += size
+
+
+def _cheapest(falling: Ints, limits: BatchLimits) -> Iterator[int]:
+    """Sizes of batches that come to the least work: places, padding included, and what runs cost."""
+    assert limits.run_cost is not None
+    count = len(falling)
+    padded = [limits.length(length) for length in falling.tolist()]
+    sizes = {length: limits.sizes(length) for length in set(padded)}
+    works = {length: limits.run_cost + length * counts for length, counts in sizes.items()}
+    least = np.zeros(count + 1, np.int64)  # work of the texts from each on
+    chosen = [0] * count
+    for start in range(count - 1, -1, -1):
+        counts = sizes[padded[start]]
+        counts = counts[: np.searchsorted(counts, count - start, side="right")]
+        work = works[padded[start]][: len(counts)] + least[start + counts]
+        # of equal ones the largest: fewer runs
+        best = len(work) - 1 - int(np.argmin(work[::-1]))
+        least[start], chosen[start] = work[best], int(counts[best])
+    start = 0
+    while start < count:
+        yield chosen[start]
+        start += chosen[start]
+
+
+def _few(number: int, step: int) -> int:
+    """Round up to one of few numbers: multiples of ``step``, then eight to each doubling."""
+    while number > 16 * step:
+        step *= 2
+    return -(-number // step) * step
+
+
+def _few_up_to(most: int, step: int) -> list[int]:
+    """All of the few numbers that are not larger."""
+    found = list[int]()
+    number = step
+    while number <= most:
+        found.append(number)
+        number = _few(number + 1, step)
+    return found

@@ -40,7 +40,7 @@ class RunOptions:
         max_batch_tokens: Tokens in a batch at most, padding included; None is what suits the engine.
         show_progress: Draw a bar.
         check_rows: Whether a result that is NaN, infinite or a vector of zeros is an error.
-        round_lengths: Whether batches may be padded beyond their longest text, to a length that the engine has seen.
+        round_lengths: Whether padding may be what suits the engine, instead of what the longest of many texts asks for.
     """
 
     prompt: str = ""
@@ -280,8 +280,7 @@ class Pipeline:
                 _prefixed([texts[row] for row in new], prompt), positions[new].tolist()
             )
             plan = list(plan_batches([len(row) for row in tokens], limits))
-            # the last batch may be short: it waits for texts of its length, unless there are no more
-            rest = plan.pop() if end < len(order) else np.empty(0, np.int64)
+            rest = _unfilled(plan) if end < len(order) else np.empty(0, np.int64)
             for chosen in plan:
                 yield rows[chosen], [tokens[each] for each in chosen]
             rows, tokens = rows[rest], [tokens[each] for each in rest]
@@ -299,7 +298,7 @@ class Pipeline:
             limits = replace(limits, tokens=options.max_batch_tokens)
         if options.round_lengths and not self._padding_counts:
             return limits
-        return replace(limits, length_step=1)
+        return replace(limits, length_step=1, run_cost=None)
 
     @property
     def _padding_counts(self) -> bool:
@@ -355,6 +354,14 @@ def _portions(lengths: Ints, limits: BatchLimits) -> list[int]:
         start = min(len(lengths), max(reached, start + TEXTS_AHEAD))
         ends.append(start)
     return ends
+
+
+def _unfilled(plan: list[Ints]) -> Ints:
+    """Take the last batches, which may be short, from a plan: their texts wait for others of their length."""
+    rest = [plan.pop()]
+    while plan and len(plan[-1]) > sum(map(len, rest)):
+        rest.append(plan.pop())
+    return np.concatenate(rest[::-1])
 
 
 def characters(text: Text) -> int:

@@ -39,12 +39,15 @@ _SPREADING = {"PERFORMANCE_HINT", "NUM_STREAMS", "PERFORMANCE_HINT_NUM_REQUESTS"
 # Intel's devices under torch's names; any other is OpenVINO's own, or an error
 _OWN_NAMES = {"cpu": "CPU", "gpu": "GPU", "xpu": "GPU", "npu": "NPU"}
 
-# tokens of a batch that one stream runs, and the step of its length: a new shape is planned anew
+# tokens of a batch that one stream runs
 BATCH_TOKENS = 1024
+# a new number of places takes 15 to 25 ms and 5 to 8 MB of code for the int8 products of MiniLM, which oneDNN keeps for the
+# process: of this step there are some forty (benchmarks/README.md)
 LENGTH_STEP = 8
-# plans of operators for shapes that were seen: OpenVINO keeps 5,000, which grows by gigabytes over calls of all lengths
-# and is no faster (benchmarks/README.md)
-PLANS = 32
+# 1.5 ms in int8, where a token takes 0.07 on one thread; costlier tokens want less of it, and hardly notice
+RUN_COST = 24
+# plans of operators for shapes that were seen: OpenVINO keeps 5,000
+PLANS = 128
 
 
 class OpenVinoSession:
@@ -98,7 +101,9 @@ class OpenVinoSession:
                 f"OpenVINO computes in {self.precision} on {self.device} where {options.dtype} is asked for",
                 f"use dtype={self.precision!r}, or 'auto'; or backend='torch'",
             )
-        self.limits = BatchLimits(tokens=tokens_within(BATCH_TOKENS, spec), length_step=LENGTH_STEP)
+        cost = RUN_COST if self.device == "CPU" else None
+        tokens = tokens_within(BATCH_TOKENS, spec)
+        self.limits = BatchLimits(tokens=tokens, length_step=LENGTH_STEP, run_cost=cost)
         self._opening = Lock()
         leave_in_copies(self)
 
