@@ -38,6 +38,8 @@ README_ROWS = (
     "stopt openvino bf16",
     "stopt openvino int8",
 )
+# questions whose scripts do not take turns
+ONE_RUN = ("quality", "memory", "corpus-memory")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -482,9 +484,11 @@ def footer(document: Mapping[str, Any]) -> Table:
     wanted = ("sentence-transformers", "torch", "onnxruntime", "openvino", "ctranslate2", "fastembed")
     parts = ", ".join(f"{name} {versions[name]}" for name in wanted if name in versions)
     threads = settings.get("threads") or machine["threads"]
+    once = document["question"].startswith(ONE_RUN)
+    how = "one run of each, alone" if once else f"medians of {settings['rounds']} rounds in turns"
     lines = [
         f"{machine['processor']}, {threads} threads ({', '.join(machine['features'])}), {document['date']}; {parts}; "
-        f"medians of {settings['rounds']} rounds in turns."
+        f"{how}."
     ]
     if document["skipped"]:
         listed = "; ".join(f"{name} ({why})" for name, why in document["skipped"].items())

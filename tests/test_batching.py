@@ -224,6 +224,26 @@ def test_threads_are_a_budget(exported, engine: str) -> None:
     )
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_token_embeddings_open_the_model_once_more_and_no_oftener(exported, monkeypatch, engine: str) -> None:
+    model = SentenceTransformer(exported("bert"), backend=engine)
+    texts = mixed_texts(4)
+    opened = []
+    open_again = type(model.pipeline)._again
+
+    def counting(self: Any, *arguments: Any, **options: Any) -> Any:
+        opened.append(options)
+        return open_again(self, *arguments, **options)
+
+    monkeypatch.setattr(type(model.pipeline), "_again", counting)
+    first = model.encode(texts, output_value="token_embeddings")
+    model.encode(texts, output_value=None)
+    model.max_seq_length = 5
+    cut = model.encode(texts, output_value="token_embeddings")
+    assert len(opened) == 1
+    assert max(map(len, cut)) == 5 < max(map(len, first))
+
+
 @pytest.mark.parametrize("threads", [0, -2, 1.5, "2", True])
 def test_a_number_of_threads_that_is_none_is_refused(exported, threads: Any) -> None:
     with pytest.raises(OptionError, match="threads is") as caught:

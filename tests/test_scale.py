@@ -1,5 +1,6 @@
 """Encoding corpora: every output, in one piece or in shards, interrupted or not, has the same rows."""
 
+import errno
 import itertools
 import json
 import os
@@ -85,6 +86,18 @@ def test_a_folder_has_shards_of_parquet(job, expected) -> None:
     manifest = json.loads((job.output / "_manifest.json").read_text())
     assert [each["written"] for each in manifest["shards"]] == [30, 30, 30, 10]
     assert manifest["shards"][3]["sha256"] == tree(job.output)["part-000003.parquet"]
+
+
+@pytest.mark.parametrize("ending", ["npy", "jsonl", "parquet"])
+def test_a_disk_that_is_full_when_a_shard_is_flushed_is_what_is_told(
+    job, tmp_path, monkeypatch, ending
+) -> None:
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr("stopt.scale.shards._sync", full)
+    with pytest.raises((OSError, ArtifactError), match="No space left on device"):
+        encode_corpus(replace(job, output=tmp_path / f"out.{ending}"))
 
 
 @pytest.mark.parametrize("ending", ["npy", "jsonl", "parquet"])

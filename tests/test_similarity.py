@@ -146,3 +146,23 @@ def test_what_is_no_embedding_is_refused(wrong: Any) -> None:
     with pytest.raises(InputError, match="expected embeddings") as caught:
         similarity(A, wrong, Similarity.COSINE)
     assert "encode()" in caught.value.hint
+
+
+@pytest.mark.parametrize("function", Similarity)
+@pytest.mark.parametrize("make", [np.asarray, torch.tensor])
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_codes_are_not_compared_as_numbers(function: Similarity, make: Any, dtype: str) -> None:
+    codes = make(np.array([[100, 7], [3, 99]], dtype))
+    for compare in (similarity, pairwise_similarity):
+        with pytest.raises(InputError, match=f"the embeddings are {dtype}: these are codes") as caught:
+            compare(codes, codes, function)
+        assert "precision='float32'" in caught.value.hint
+
+
+@pytest.mark.parametrize("function", Similarity)
+@pytest.mark.parametrize("make", [np.asarray, torch.tensor])
+def test_whole_numbers_are_numbers(function: Similarity, make: Any) -> None:
+    whole, other = np.array([[1, 2, 3], [0, 1, 5]]), np.array([[3, 2, 1], [1, 1, 1]])
+    for compare in (similarity, pairwise_similarity):
+        wanted = compare(whole.astype(np.float32), other.astype(np.float32), function)
+        np.testing.assert_array_equal(np.asarray(compare(make(whole), make(other), function)), wanted)

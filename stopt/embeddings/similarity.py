@@ -118,4 +118,17 @@ def _matrix(values: Any) -> Array:
         raise InputError(
             f"expected embeddings of shape (N, E), got {tuple(values.shape)}", "pass what encode() returned"
         )
+    return _floats(matrix)
+
+
+def _floats(matrix: Array) -> Array:
+    """Numbers as they are, whole ones as float32; codes would wrap around, and mean something only with their ranges."""
+    dtype = str(matrix.dtype).removeprefix("torch.")
+    if dtype in ("int8", "uint8"):
+        raise InputError(
+            f"the embeddings are {dtype}: these are codes, whose numbers say nothing by themselves",
+            "compare what encode() returned with precision='float32', or search codes with semantic_search_quantized",
+        )
+    if dtype.startswith(("int", "uint", "bool")):
+        return matrix.float() if is_tensor(matrix) else matrix.astype(np.float32)
     return matrix

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 __all__ = ["Field", "fields", "integer", "message", "read_integer", "text"]
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_VARINT, _BYTES = 0, 2
 _MORE, _SEVEN_BITS = 0x80, 0x7F
 
 

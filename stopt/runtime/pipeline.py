@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 from types import MappingProxyType
 
 import numpy as np
@@ -73,6 +74,7 @@ class Pipeline:
         home: The folder that was asked for, where ``root`` is its conversion in the cache; None is ``root``.
         owner: The process that opened the engine.
         files: What it was opened from, as it was then; nothing for a file that :meth:`with_file` has opened.
+        unfused: The same model without fusing, once it has been asked for.
     """
 
     root: Path
@@ -86,6 +88,7 @@ class Pipeline:
     home: Path | None = None
     owner: int = field(default_factory=os.getpid)
     files: OpenedFiles = field(default_factory=lambda: OpenedFiles.now(Path(), ()))
+    unfused: _Unfused = field(default_factory=lambda: _Unfused(), repr=False, compare=False)
 
     @classmethod
     def open(
@@ -312,7 +315,7 @@ class Pipeline:
         """Return the same model with every module outside of the engine's graph, so that all features can be seen."""
         if not self.session.fused:
             return self
-        return self._again(self.spec, fused=False)
+        return self.unfused.of(self)
 
     def with_include_prompt(self, include: bool) -> Pipeline:
         """Return the same model pooling over the prompt's tokens, or not."""
@@ -322,6 +325,24 @@ class Pipeline:
     def _again(self, spec: ModelSpec, *, fused: bool = True) -> Pipeline:
         """Open the same files once more; what they hold must not have changed."""
         return Pipeline.open(self.root, spec, self.options, self.device, fused=fused, known=self.files)
+
+
+class _Unfused:
+    """A pipeline's model once more with no module in its graph; opened when it is first asked for, then kept."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._opened: Pipeline | None = None
+
+    def of(self, pipeline: Pipeline) -> Pipeline:
+        """Return it, cutting texts where the pipeline does."""
+        with self._lock:
+            if self._opened is None:
+                self._opened = pipeline._again(pipeline.spec, fused=False)
+            opened = self._opened
+        length = pipeline.spec.tokenizer.max_seq_length
+        same = opened.spec.tokenizer.max_seq_length == length
+        return opened if same else opened.with_max_seq_length(length)
 
 
 def _including_prompt(spec: ModelSpec, include: bool) -> ModelSpec:

@@ -316,10 +316,10 @@ class _Lane(Thread):
                 if self._board.is_closed():  # closed just now, by a thread that may not have seen it
                     self.worker.terminate()
                 good, found = unpack(self.worker.ask(OPENING, self._opening))
-            except OSError as error:
-                failure = Failure(self._where, Report.of(error))
             except Died:
                 failure = Failure(self._where, fate=self.worker.end() if self.worker else "")
+            except Exception as error:  # whatever it is: a lane that ends without a word would be waited for
+                failure = Failure(self._where, Report.of(error))
             else:
                 report = self._same.refusal(found) if good else found
                 if report is None:

@@ -177,6 +177,8 @@ class _NpyWriter:
         self._rows += len(rows.block)
 
     def close(self) -> None:
+        if self._file.closed:
+            return
         if self._like is not None:
             self._file.seek(0)
             _write_header(self._file, self._like, self._rows)
@@ -227,8 +229,9 @@ class _NpzWriter:
         self._blocks.append(rows.block)
 
     def close(self) -> None:
-        if self._blocks:
-            _write_npz(self._path, lambda name: (getattr(block, name) for block in self._blocks))
+        blocks, self._blocks = self._blocks, []
+        if blocks:
+            _write_npz(self._path, lambda name: (getattr(block, name) for block in blocks))
 
 
 def _write_npz(path: Path, arrays: Callable[[str], Iterator[Any]]) -> None:

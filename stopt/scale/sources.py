@@ -154,9 +154,11 @@ def find_inputs(given: Sequence[str | Path], *, jsonl: bool = False) -> list[Inp
         for text in texts
         for path in _matching(text)
     ]
-    twice = next((each for number, each in enumerate(found) if each in found[:number]), None)
-    if twice is not None:
-        raise OptionError(f"{twice.path} is given twice", "give every file once")
+    seen = set[InputFile]()
+    for each in found:
+        if each in seen:
+            raise OptionError(f"{each.path} is given twice", "give every file once")
+        seen.add(each)
     return found
 
 

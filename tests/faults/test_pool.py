@@ -448,3 +448,13 @@ def test_nothing_of_a_call_that_was_given_up_comes_out_of_the_next(shared) -> No
         next(found)
         found.close()
         assert results(shared, Triple()) == EXPECTED
+
+
+def test_whatever_keeps_a_process_from_starting_is_told(monkeypatch) -> None:
+    def refuse(threads: int) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("stopt.runtime.workers.WorkerProcess", refuse)
+    with pytest.raises(WorkerError, match="RuntimeError: can't start new thread") as caught:
+        WorkerPool(Stub(), ["cpu", "cpu"])
+    assert caught.value.hint

@@ -308,9 +308,3 @@ def batches_within(threads: int, tokens: int, spec: ModelSpec) -> int:
     if not isinstance(spec.front, TransformerSpec) or spec.front.task is not Task.MASKED_LM:
         return threads
     return max(1, min(threads, WIDEST_OUTPUT // (tokens * spec.front.width)))
-
-
-def cpu_only(device: str | None, backend: Backend, hint: str) -> None:
-    """Raise unless ``device`` is the CPU or not given."""
-    if device not in (None, "cpu"):
-        raise OptionError(f"backend {backend.value!r} cannot run on device {device!r} here", hint)
