@@ -1,4 +1,4 @@
-"""The folder of an index: written in one step, read with every size and hash checked."""
+"""The folder of an index: written in one step, read with every size checked, and every hash but of what is mapped."""
 
 from __future__ import annotations
 

@@ -53,7 +53,9 @@ class WorkerProcess:
     def __init__(self, threads: int) -> None:
         path = [each for each in sys.path if isinstance(each, str)]
         program = (
-            f"import sys; sys.path[:] = {path!r}; from stopt.runtime.worker import main; main({os.getpid()})"
+            # Ctrl-C is for the pool, which then stops its workers; imports must not be interrupted either
+            "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+            f"sys.path[:] = {path!r}; from stopt.runtime.worker import main; main({os.getpid()})"
         )
         self._process = subprocess.Popen(
             [*_interpreter(), "-c", program],

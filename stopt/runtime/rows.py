@@ -10,6 +10,7 @@ import numpy as np
 from stopt.errors import VectorError
 from stopt.runtime.arrays import Array, is_tensor
 from stopt.runtime.tokenizer import Ints, Text
+from stopt.spec import StaticEmbedding
 
 if TYPE_CHECKING:
     from stopt.runtime.pipeline import Pipeline
@@ -23,7 +24,7 @@ def check_vectors(pipeline: Pipeline, texts: Sequence[Text], vectors: Array, pos
     """See that every text has a vector.
 
     A text without any token has none: zeros, or minus infinity from max pooling, are what sentence-transformers returns
-    for it.
+    for it. A table of embeddings may have rows of zeros, as distilled ones do for punctuation: they are its own answer.
 
     Args:
         pipeline: What made them.
@@ -52,7 +53,8 @@ def check_vectors(pipeline: Pipeline, texts: Sequence[Text], vectors: Array, pos
     lengths = [len(each) for each in pipeline.tokenizer.tokenize([texts[row] for row in suspects.tolist()])]
     bad = [int(row) for row, length in zip(suspects, lengths, strict=True) if length]
     _refuse([row for row in bad if not finite[row]], len(texts), "NaN or infinity in its vector", positions)
-    _refuse([row for row in bad if zero[row]], len(texts), "a vector of zeros", positions)
+    if not isinstance(pipeline.spec.front, StaticEmbedding):
+        _refuse([row for row in bad if zero[row]], len(texts), "a vector of zeros", positions)
 
 
 def check_finite(values: Array, positions: Ints | None, what: str) -> None:

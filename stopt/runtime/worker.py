@@ -33,7 +33,6 @@ def main(parent: int) -> None:
     """
     requests, results = _private_pipes()
     _end_with(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the pool, which then stops its workers
     inbox: SimpleQueue[tuple[Tag, Parts]] = SimpleQueue()
     # a thread of its own, so that the pool's end is noticed in the middle of a chunk too
     Thread(target=_receive, args=(requests, inbox), daemon=True).start()

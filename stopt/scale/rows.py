@@ -24,9 +24,7 @@ from stopt.scale.sources import (
 
 __all__ = ["Start", "read_rows"]
 
-# csv's own limit of 128 KiB is less than many documents have; without any, a quote that is never closed takes in the file
-csv.field_size_limit(2**26)
-
+LONGEST_CELL = 2**26  # characters
 PARQUET_ROWS = 4096  # decoded at a time
 _BOM = b"\xef\xbb\xbf"
 _PAIR_HINT = "a tab between the two texts, or columns that --column names: --column query,document"
@@ -298,6 +296,8 @@ class _Fed:
 
 def _csv(file: InputFile, stream: IO[bytes], columns: Columns, start: Start) -> Iterator[Row]:
     """Rows as RFC 4180 has them, with a header; quoted texts may have line feeds in them."""
+    # its own limit of 128 KiB is less than many documents have; without any, a quote that is never closed takes in the file
+    csv.field_size_limit(LONGEST_CELL)
     fed = _Fed(_lines(stream, (0, 0)))
     header = next(csv.reader(fed), [])
     places = _places(file, columns, header)

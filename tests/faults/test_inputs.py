@@ -172,3 +172,22 @@ def test_scores_and_sparse_vectors_are_checked_too(copy_of, exported, tmp_path, 
 def test_a_text_without_tokens_has_no_vector_and_that_is_no_fault(tiny) -> None:
     model = SentenceTransformer(tiny(kind="static"))
     assert not model.encode([""]).any()
+
+
+@pytest.mark.scorecard("F17")
+@pytest.mark.parametrize("bad", [0.0, float("nan")])
+def test_a_table_may_have_rows_of_zeros_and_no_others_without_meaning(copy_of, bad) -> None:
+    folder = copy_of("bert", kind="static")
+    file = next(folder.rglob("model.safetensors"))
+    table = {name: np.array(array) for name, array in load_file(file).items()}
+    (weights,) = table.values()
+    dot = SentenceTransformer(folder).pipeline.tokenizer.tokenize(["the"])[0].ids
+    weights[list(dot)] = bad
+    save_file(table, file)
+    (folder / "stopt.json").unlink(missing_ok=True)
+    model = SentenceTransformer(folder)
+    if bad == 0:
+        assert model.encode(["the fox", "the"]).any(1).tolist() == [True, False]
+    else:
+        with pytest.raises(VectorError, match="NaN or infinity"):
+            model.encode(["the fox", "the"])
