@@ -106,8 +106,8 @@ def opened(folder: Path, file: str) -> SentenceTransformer:
 
 
 def vectors(folder: Path, file: str) -> np.ndarray:
-    # as theirs in one batch, which dynamic int8 depends on
-    return opened(folder, file).encode(TEXTS, max_batch_tokens=2048)
+    # one by one, as theirs: dynamic int8 depends on the batch
+    return opened(folder, file).encode(TEXTS, batch_size=1)
 
 
 def theirs(folder: Path, file: str) -> np.ndarray:
@@ -117,7 +117,7 @@ def theirs(folder: Path, file: str) -> np.ndarray:
     model = sentence_transformers.SentenceTransformer(
         str(folder), backend=backend, model_kwargs={"file_name": file, **options}, local_files_only=True
     )
-    return model.encode(TEXTS)
+    return model.encode(TEXTS, batch_size=1)
 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
