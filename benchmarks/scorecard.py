@@ -6,9 +6,9 @@
     python benchmarks/scorecard.py --rival        also sentence-transformers with the same kind of input
     python benchmarks/scorecard.py --opening DIR  also what verifying costs, for a model folder with all its files
 
-A case is the tests that carry its mark, `@pytest.mark.scorecard("F1")`. It has 2 points if every test passed that could run here, 1 if most
-could not, 0 if one failed, crashed or hung, or if there is none. Tests run file by file in processes of their
-own, so that one that kills its process is counted and the rest goes on.
+A case is the tests that carry its mark, `@pytest.mark.scorecard("F1")`. It has 2 points if every
+test passed that could run here, 1 if most could not, 0 if one failed, crashed or hung, or if there is none. Tests run
+file by file in processes of their own, so that one that kills its process is counted and the rest goes on.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from stopt import SentenceTransformer
 from stopt.errors import OptionError
+from stopt.runtime import batching
 from stopt.runtime import pipeline as pipeline_module
 from stopt.runtime.batching import BatchLimits, plan_batches
 from stopt.runtime.pipeline import RunOptions
@@ -134,7 +135,7 @@ def test_a_large_budget_does_not_make_planning_slow() -> None:
     lengths = [rng.randint(1, 256) for _ in range(2000)]
     for step in (1, 8):
         limits = BatchLimits(tokens=100_000_000, length_step=step, run_cost=10)
-        assert max(len(limits.sizes(limits.length(length))) for length in lengths) < 250
+        assert max(len(batching._sizes(limits, limits.length(length))) for length in lengths) < 250
         assert sum(map(len, plan_batches(lengths, limits))) == 2000
 
 

@@ -1,5 +1,6 @@
 """Reading corpora: every format gives the same rows, from any row on, and says what is wrong with which."""
 
+import csv
 import gzip
 import io
 from pathlib import Path
@@ -217,7 +218,9 @@ def test_rows_of_parquet_without_a_text_say_why(tmp_path) -> None:
 def test_a_quote_that_is_never_closed_does_not_take_in_the_file(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("stopt.scale.rows.LONGEST_CELL", 100)
     (tmp_path / "x.csv").write_text('text\nfine\n"open\n' + "a line\n" * 40, encoding="utf-8")
+    before = csv.field_size_limit()
     found = rows_of(tmp_path / "x.csv")
+    assert csv.field_size_limit() == before  # it is the whole process's
     assert found[0].text == "fine"
     assert "is not CSV: field larger than field limit" in found[1].problem.reason
     assert found[-1].text == "a line"

@@ -27,7 +27,7 @@ def similarity(a: Any, b: Any, function: Similarity) -> Array:
         (N, M), a tensor if one of the two is, else an array.
 
     Raises:
-        InputError: If the widths differ.
+        InputError: If the widths differ, or they are codes: int8 or uint8.
     """
     a, b = _matrices(a, b)
     match function:
@@ -50,7 +50,7 @@ def pairwise_similarity(a: Any, b: Any, function: Similarity) -> Array:
         (N,).
 
     Raises:
-        InputError: If the widths or the numbers of rows differ.
+        InputError: If the widths or the numbers of rows differ, or they are codes: int8 or uint8.
     """
     a, b = _matrices(a, b)
     if len(a) != len(b) and 1 not in (len(a), len(b)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -39,7 +40,7 @@ class BatchLimits:
 
     def length(self, tokens: int) -> int:
         """The length that a batch is padded to whose longest text has ``tokens``."""
-        return max(1, tokens) if self.length_step == 1 else _few(max(1, tokens), self.length_step)
+        return max(1, tokens) if self.length_step == 1 else _graded(max(1, tokens), self.length_step)
 
     def size(self, lengths: Ints) -> int:
         """How many texts fit in one batch, at least one.
@@ -56,21 +57,6 @@ class BatchLimits:
         sums = np.cumsum(np.maximum(lengths[: self.tokens], 1))
         real = int(np.searchsorted(sums, self.tokens, side="right"))
         return max(1, min(most, real, self.tokens * PLACES_PER_TOKEN // longest))
-
-    def sizes(self, longest: int) -> Ints:
-        """Numbers of texts that suit a batch, where there is a budget of tokens.
-
-        Args:
-            longest: Its length, as :meth:`length` gives it.
-        """
-        assert self.tokens is not None
-        most = max(1, self.tokens // longest)
-        if self.texts is not None:
-            most = min(most, self.texts)
-        if self.length_step == 1:
-            return np.unique([*_few_up_to(most, 1), most])
-        places = np.array(_few_up_to(most * longest, self.length_step))
-        return np.union1d(places[places % longest == 0] // longest, [1])
 
 
 def plan_batches(lengths: Sequence[int], limits: BatchLimits) -> Iterator[Ints]:
@@ -107,7 +93,7 @@ def _cheapest(falling: Ints, limits: BatchLimits) -> Iterator[int]:
     assert limits.run_cost is not None
     count = len(falling)
     padded = [limits.length(length) for length in falling.tolist()]
-    sizes = {length: limits.sizes(length) for length in set(padded)}
+    sizes = {length: _sizes(limits, length) for length in set(padded)}
     works = {length: limits.run_cost + length * counts for length, counts in sizes.items()}
     least = np.zeros(count + 1, np.int64)  # work of the texts from each on
     chosen = [0] * count
@@ -124,18 +110,31 @@ def _cheapest(falling: Ints, limits: BatchLimits) -> Iterator[int]:
         start += chosen[start]
 
 
-def _few(number: int, step: int) -> int:
-    """Round up to one of few numbers: multiples of ``step``, then eight to each doubling."""
+@lru_cache(maxsize=4096)  # calls of few texts ask for the same ones over and over
+def _sizes(limits: BatchLimits, length: int) -> Ints:
+    """(C,) rising numbers of texts that a batch of this padded length may have: not all there could be, but few shapes."""
+    assert limits.tokens is not None
+    most = max(1, limits.tokens // length)
+    if limits.texts is not None:
+        most = min(most, limits.texts)
+    if limits.length_step == 1:
+        return np.unique([*_graded_up_to(most, 1), most])
+    places = np.array(_graded_up_to(most * length, limits.length_step))
+    return np.union1d(places[places % length == 0] // length, [1])
+
+
+def _graded(number: int, step: int) -> int:
+    """Round up to a grade: multiples of ``step`` up to sixteen of them, then eight to each doubling."""
     while number > 16 * step:
         step *= 2
     return -(-number // step) * step
 
 
-def _few_up_to(most: int, step: int) -> list[int]:
-    """All of the few numbers that are not larger."""
+def _graded_up_to(most: int, step: int) -> list[int]:
+    """All grades that are not larger."""
     found = list[int]()
     number = step
     while number <= most:
         found.append(number)
-        number = _few(number + 1, step)
+        number = _graded(number + 1, step)
     return found

@@ -13,9 +13,9 @@ from stopt.errors import ArtifactError, ResourceLimitError, StoptError, WorkerEr
 from stopt.runtime.frames import Parts, Report
 from stopt.runtime.memory import OUT_OF_MEMORY
 
-logger = logging.getLogger("stopt")
-
 __all__ = ["Board", "Call", "Failure", "Task"]
+
+logger = logging.getLogger("stopt")
 
 ATTEMPTS = 2  # a chunk is tried on two workers, then it is the chunk that is blamed
 _NAMED = 8  # positions that a message lists

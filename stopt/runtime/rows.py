@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 __all__ = ["check_finite", "check_vectors"]
 
 _MOST_LISTED = 10
+_ALL_THE_SAME = "; to get such rows all the same, set the model's check_rows to False"
+_OF_OVERFLOW = (
+    f"float16 overflows in some models: open a float32 file, or with dtype='float32'{_ALL_THE_SAME}"
+)
+_OF_ZEROS = f"are the weights whole? `stopt check` holds the file against torch{_ALL_THE_SAME}"
 
 
 def check_vectors(pipeline: Pipeline, texts: Sequence[Text], vectors: Array, positions: Ints | None) -> None:
@@ -52,9 +57,10 @@ def check_vectors(pipeline: Pipeline, texts: Sequence[Text], vectors: Array, pos
     suspects = np.flatnonzero(~finite | zero)
     lengths = [len(each) for each in pipeline.tokenizer.tokenize([texts[row] for row in suspects.tolist()])]
     bad = [int(row) for row, length in zip(suspects, lengths, strict=True) if length]
-    _refuse([row for row in bad if not finite[row]], len(texts), "NaN or infinity in its vector", positions)
+    infinite = [row for row in bad if not finite[row]]
+    _refuse(infinite, len(texts), "NaN or infinity in its vector", positions, _OF_OVERFLOW)
     if not isinstance(pipeline.spec.front, StaticEmbedding):
-        _refuse([row for row in bad if zero[row]], len(texts), "a vector of zeros", positions)
+        _refuse([row for row in bad if zero[row]], len(texts), "a vector of zeros", positions, _OF_ZEROS)
 
 
 def check_finite(values: Array, positions: Ints | None, what: str) -> None:
@@ -72,10 +78,12 @@ def check_finite(values: Array, positions: Ints | None, what: str) -> None:
     if finite.all():
         return
     rows = np.flatnonzero(~_numpy(finite).reshape(len(values), -1).all(1))
-    _refuse([int(row) for row in rows], len(values), f"NaN or infinity in its {what}", positions)
+    _refuse(
+        [int(row) for row in rows], len(values), f"NaN or infinity in its {what}", positions, _OF_OVERFLOW
+    )
 
 
-def _refuse(rows: Sequence[int], count: int, what: str, positions: Ints | None) -> None:
+def _refuse(rows: Sequence[int], count: int, what: str, positions: Ints | None, hint: str) -> None:
     if not rows:
         return
     places = [row if positions is None else int(positions[row]) for row in rows]
@@ -84,8 +92,7 @@ def _refuse(rows: Sequence[int], count: int, what: str, positions: Ints | None) 
     subject = f"input {listed} has" if single else f"{len(places)} inputs of {count} have"
     raise VectorError(
         f"{subject} {what if single else what.replace('its', 'their')}{'' if single else f': {listed}'}",
-        "float16 overflows in some models: open a float32 file, or with dtype='float32'; to get such rows all the same, "
-        "set the model's check_rows to False",
+        hint,
         rows=sorted(places),
     )
 

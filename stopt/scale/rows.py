@@ -24,7 +24,8 @@ from stopt.scale.sources import (
 
 __all__ = ["Start", "read_rows"]
 
-LONGEST_CELL = 2**26  # characters
+# csv's own limit of 128 KiB is less than many documents have; without any, a quote that is never closed takes in the file
+LONGEST_CELL = 2**26
 PARQUET_ROWS = 4096  # decoded at a time
 _BOM = b"\xef\xbb\xbf"
 _PAIR_HINT = "a tab between the two texts, or columns that --column names: --column query,document"
@@ -294,25 +295,32 @@ class _Fed:
         return raw.decode("utf-8", "surrogateescape")
 
 
+def _cells(reader: Iterator[list[str]]) -> list[str] | None:
+    """The next row; None at the end. The limit of a cell, which is the whole process's, is as before afterwards."""
+    before = csv.field_size_limit(LONGEST_CELL)
+    try:
+        return next(reader, None)
+    finally:
+        csv.field_size_limit(before)
+
+
 def _csv(file: InputFile, stream: IO[bytes], columns: Columns, start: Start) -> Iterator[Row]:
     """Rows as RFC 4180 has them, with a header; quoted texts may have line feeds in them."""
-    # its own limit of 128 KiB is less than many documents have; without any, a quote that is never closed takes in the file
-    csv.field_size_limit(LONGEST_CELL)
     fed = _Fed(_lines(stream, (0, 0)))
-    header = next(csv.reader(fed), [])
+    header = _cells(csv.reader(fed)) or []
     places = _places(file, columns, header)
     if start[0]:
         fed = _Fed(_lines(stream, start))
     reader = csv.reader(fed)
     while True:
         try:
-            cells = next(reader)
-        except StopIteration:
-            return
+            cells = _cells(reader)
         except csv.Error as error:
             problem = Problem(f"is not CSV: {error}", "is a quote missing?")
             yield Row(fed.line, fed.end, None, None, problem)
             continue
+        if cells is None:
+            return
         if cells:
             yield _of_cells(fed.line, fed.end, cells, len(header), places)
 

@@ -136,6 +136,8 @@ def test_a_vector_of_zeros_is_an_error(copy_of, backend) -> None:
     with pytest.raises(VectorError, match="2 inputs of 2 have a vector of zeros: 0, 1") as caught:
         model.encode(["a text", "another"])
     assert caught.value.exit_code == 1
+    assert "stopt check" in caught.value.hint
+    assert "check_rows to False" in caught.value.hint
 
 
 @pytest.mark.scorecard("F17")
@@ -181,8 +183,8 @@ def test_a_table_may_have_rows_of_zeros_and_no_others_without_meaning(copy_of, b
     file = next(folder.rglob("model.safetensors"))
     table = {name: np.array(array) for name, array in load_file(file).items()}
     (weights,) = table.values()
-    dot = SentenceTransformer(folder).pipeline.tokenizer.tokenize(["the"])[0].ids
-    weights[list(dot)] = bad
+    chosen = SentenceTransformer(folder).pipeline.tokenizer.tokenize(["the"])[0].ids
+    weights[list(chosen)] = bad
     save_file(table, file)
     (folder / "stopt.json").unlink(missing_ok=True)
     model = SentenceTransformer(folder)

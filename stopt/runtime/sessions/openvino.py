@@ -47,7 +47,7 @@ LENGTH_STEP = 8
 # 1.5 ms in int8, where a token takes 0.07 on one thread; costlier tokens want less of it, and hardly notice
 RUN_COST = 24
 # plans of operators for shapes that were seen: OpenVINO keeps 5,000
-PLANS = 128
+PLANS = 96
 
 
 class OpenVinoSession:
