@@ -28,6 +28,10 @@ _OF_HANGS = (
     "if nobody stopped it, its engine is in a deadlock: try these inputs alone; how long a pool waits is hang_limit_s= of "
     "start_multi_process_pool"
 )
+_OF_OPENING = (
+    "if nobody stopped it, its engine is in a deadlock, or the model lies on a disk that does not answer: open it without a "
+    "pool to see; how long a pool waits is hang_limit_s= of start_multi_process_pool"
+)
 _OF_MEMORY = "use fewer workers or smaller batches: batch_size=, max_batch_tokens=, chunk_size="
 _OF_ERRORS = "the same call without a pool shows where; the worker's traceback is in this error's notes"
 
@@ -65,7 +69,8 @@ class Failure:
         twice = " (another worker had failed on it before)" if attempts > 1 else ""
         if self.report is None:
             message = f"{self.where} {self.fate} while {doing}{twice}"
-            hint = _OF_HANGS if self.hung else _OF_DEATHS
+            of_hangs = _OF_OPENING if chunk is None else _OF_HANGS
+            hint = of_hangs if self.hung else _OF_DEATHS
             return WorkerError(message, hint, chunk=chunk, positions=positions)
         known = self.report.known()
         if known is not None and (chunk is None or not self._is_of_memory):

@@ -57,7 +57,7 @@ class WorkerPool:
     Several threads may use one at the same time. It is bound to its process: a forked copy is refused.
 
     A worker that dies is replaced, and its chunk is given to another worker once. One that hangs, stopped or deadlocked, so
-    that it uses no processor time although it has a chunk, is killed; on Linux, elsewhere it is waited for. A slow one is
+    that it uses no processor time although it has a chunk or opens the model, is killed; on Linux, elsewhere it is waited for. A slow one is
     left alone, however slow. A chunk is also given to another worker where one failed
     with an error that is not about the input. If that fails too, the call raises :class:`~stopt.errors.WorkerError` with the
     chunk and the original error, and the pool stays usable; if no worker can be started any more, it is closed and says so.
@@ -69,7 +69,8 @@ class WorkerPool:
         source: What each worker opens.
         devices: The device of each worker; None leaves it to the engine.
         threads: Threads of the CPU for all of them together; None is all that this process may use.
-        hang_limit_s: Seconds without a sign of life after which a worker with a chunk is killed; None is never.
+        hang_limit_s: Seconds without a sign of life after which a worker that has something to do is killed; None is
+            never.
 
     Raises:
         OptionError: If there is no device, or the limit is not a positive number.
@@ -174,7 +175,7 @@ class WorkerPool:
     @property
     def pids(self) -> list[int]:
         """Process ids of the workers that are alive."""
-        return [lane.worker.pid for lane in self._lanes if lane.worker is not None]
+        return [worker.pid for lane in self._lanes if (worker := lane.worker) is not None]
 
     def _check_process(self) -> None:
         if os.getpid() != self._owner:
@@ -204,8 +205,8 @@ def _stop(owner: int, board: Board, lanes: Sequence[_Lane]) -> None:
         return
     board.close()
     for lane in lanes:
-        if lane.worker is not None:
-            lane.worker.terminate()
+        if (worker := lane.worker) is not None:
+            worker.terminate()
     for lane in lanes:
         if (
             lane.ident is not None and lane is not current_thread()
@@ -291,9 +292,7 @@ class _Lane(Thread):
             tag = task.call.number, task.number
             good, found = unpack(self.worker.ask(tag, task.parts, self._limits.hang_s))
         except Died:
-            failure = Failure(self._where, fate=self.worker.end(), hung=self.worker.hung)
-            self.worker = None
-            self._board.failed(task, self._number, failure)
+            self._board.failed(task, self._number, self._death())
         except Exception as error:
             self._board.failed(task, self._number, Failure(self._where, Report.of(error)))
         else:
@@ -301,6 +300,12 @@ class _Lane(Thread):
                 self._board.done(task, found)
             else:
                 self._board.failed(task, self._number, Failure(self._where, found))
+
+    def _death(self) -> Failure:
+        """Take leave of a worker that is gone: how it went."""
+        assert self.worker is not None
+        worker, self.worker = self.worker, None
+        return Failure(self._where, fate=worker.end(), hung=worker.hung)
 
     def _start(self) -> bool:
         """Start a worker and have it open the model; if that cannot be done, the board knows."""
@@ -315,9 +320,9 @@ class _Lane(Thread):
                 self.worker = WorkerProcess(self._limits.threads)
                 if self._board.is_closed():  # closed just now, by a thread that may not have seen it
                     self.worker.terminate()
-                good, found = unpack(self.worker.ask(OPENING, self._opening))
+                good, found = unpack(self.worker.ask(OPENING, self._opening, self._limits.hang_s))
             except Died:
-                failure = Failure(self._where, fate=self.worker.end() if self.worker else "")
+                failure = self._death()
             except Exception as error:  # whatever it is: a lane that ends without a word would be waited for
                 failure = Failure(self._where, Report.of(error))
             else:

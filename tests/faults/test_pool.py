@@ -281,6 +281,24 @@ def test_a_chunk_on_which_two_workers_hang_is_named(impatient) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="hangs are noticed on Linux")
+@pytest.mark.scorecard("F6")
+@pytest.mark.parametrize("trouble", ["stop", "deadlock"])
+def test_a_worker_that_hangs_while_it_opens_the_model_is_replaced(tmp_path, trouble) -> None:
+    with WorkerPool(Stub(trouble, once=str(tmp_path / "hung")), ["cpu"], hang_limit_s=LIMIT_S) as pool:
+        assert results(pool, Triple()) == EXPECTED
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="hangs are noticed on Linux")
+@pytest.mark.scorecard("F6")
+def test_a_pool_whose_workers_all_hang_while_they_open_the_model_says_so() -> None:
+    with pytest.raises(WorkerError) as caught:
+        WorkerPool(Stub("deadlock"), ["cpu"], hang_limit_s=LIMIT_S)
+    assert "gave no sign of life for 1 s and was killed while opening the model" in caught.value.message
+    assert "open it without a pool" in caught.value.hint
+    assert "hang_limit_s=" in caught.value.hint
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="hangs are noticed on Linux")
 def test_a_stopped_worker_that_reads_nothing_holds_up_nobody(impatient) -> None:
     """A chunk that is larger than what a pipe holds."""
     large = [Chunk(tuple(range(200_000)), ())] * 2
