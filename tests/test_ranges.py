@@ -613,3 +613,22 @@ def test_ranges_of_the_folder_serve_its_conversion_in_the_cache(tiny_copy: Tiny)
         model.encode(TEXTS[0], precision="int8"),
         quantize_embeddings(model.encode(TEXTS[0]), "int8", ranges),
     )
+
+
+def test_ranges_of_the_folder_serve_every_route_of_its_conversion(tiny_copy: Tiny) -> None:
+    folder = tiny_copy(kind="router", allow_empty_key=False)
+    model = SentenceTransformer(folder, backend="onnx")
+    ranges = calibrate_ranges(model, TEXTS)
+    ranges.write(folder / RANGES)
+    for encode in (model.encode_query, model.encode_document):
+        codes = encode(TEXTS[0], precision="int8")
+        assert np.array_equal(codes, quantize_embeddings(encode(TEXTS[0]), "int8", ranges))
+    model.set_pooling_include_prompt(False)
+    assert model.encode_query(TEXTS[0], precision="int8").shape == (8,)
+
+
+def test_a_model_that_gets_ranges_is_not_converted_anew(tiny_copy: Tiny) -> None:
+    folder = tiny_copy()
+    first = SentenceTransformer(folder, backend="onnx")
+    calibrate_ranges(first, TEXTS).write(folder / RANGES)
+    assert SentenceTransformer(folder, backend="onnx").file == first.file

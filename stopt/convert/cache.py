@@ -9,6 +9,7 @@ from pathlib import Path
 from stopt import __version__, hub
 from stopt.artifact import default_file
 from stopt.cache import cache_root
+from stopt.certificate import ADDED_LATER
 from stopt.convert.export import export
 from stopt.parts import parts_of, within
 from stopt.reading import read_spec
@@ -49,10 +50,10 @@ def _is_masked(part: ModelSpec) -> bool:
 
 
 def _fingerprint(folder: Path, kind: ModelKind) -> str:
-    """A short hash that changes when a file of the folder, what it is opened as, or stopt does."""
+    """A short hash that changes when a file of the folder, what it is opened as, or stopt does; ranges are no such file."""
     digest = hashlib.sha256(f"{__version__}\0{kind.value}".encode())
     for path in sorted(folder.rglob("*")):
-        if path.is_file():
+        if path.is_file() and path.name not in ADDED_LATER:
             status = path.stat()
             digest.update(f"{path.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]

@@ -60,7 +60,7 @@ def encode(pipeline: Pipeline, inputs: Any, options: EncodeOptions, spread: Spre
     """Encode texts with a model, by itself or in a pool; arguments and result as in :meth:`stopt.SentenceTransformer.encode`."""
     texts, single = read_inputs(inputs)
     ranges = ranges_for_call(
-        pipeline.home or pipeline.root,
+        pipeline.home,
         pipeline.spec,
         options.ranges,
         precision=options.precision,

@@ -143,8 +143,7 @@ def _open_pipeline(request: LoadRequest) -> Pipeline:
         options = replace(options, file_name=None, subfolder="")
         seal = Seal.of(root, verify=request.verify)
     with seal.watching(_read_by(seal, spec, options)):
-        pipeline = Pipeline.open(root, spec, options, request.device)
-    return replace(pipeline, home=source.folder)
+        return Pipeline.open(root, spec, options, request.device, home=source.folder)
 
 
 def _read_by(seal: Seal, spec: ModelSpec, options: EngineOptions) -> list[str]:

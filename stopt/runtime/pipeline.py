@@ -63,7 +63,7 @@ class Pipeline:
     """A model ready to run. Immutable: what changes a vector makes a new one.
 
     Attributes:
-        root: The model folder.
+        root: The model folder, or its conversion in the cache: where the files are.
         spec: The model as data.
         tokenizer: Texts to batches.
         session: Batches to token embeddings, or further: modules that are in its graph.
@@ -71,13 +71,14 @@ class Pipeline:
         options: What the engine was opened with.
         device: The device that was asked for.
         routes: Pipelines of a Router's routes by name, this one among them; empty without one.
-        home: The folder that was asked for, where ``root`` is its conversion in the cache; None is ``root``.
+        home: The folder that was asked for, which has what is put there later, such as ranges.
         owner: The process that opened the engine.
         files: What it was opened from, as it was then; nothing for a file that :meth:`with_file` has opened.
         unfused: The same model without fusing, once it has been asked for.
     """
 
     root: Path
+    home: Path
     spec: ModelSpec
     tokenizer: TextTokenizer
     session: Session
@@ -85,7 +86,6 @@ class Pipeline:
     options: EngineOptions
     device: str | None = None
     routes: Mapping[str, Pipeline] = field(default_factory=lambda: MappingProxyType({}))
-    home: Path | None = None
     owner: int = field(default_factory=os.getpid)
     files: OpenedFiles = field(default_factory=lambda: OpenedFiles.now(Path(), ()))
     unfused: _Unfused = field(default_factory=lambda: _Unfused(), repr=False, compare=False)
@@ -98,16 +98,18 @@ class Pipeline:
         options: EngineOptions,
         device: str | None = None,
         *,
+        home: Path | None = None,
         fused: bool = True,
         known: OpenedFiles | None = None,
     ) -> Pipeline:
         """Open a model folder with one of the engines; other errors are those of the parts.
 
         Args:
-            root: The model folder.
+            root: The model folder, or its conversion in the cache.
             spec: The model.
             options: The engine's options.
             device: ``cpu``, ``cuda`` …; None leaves it to the engine.
+            home: The model folder, where ``root`` is its conversion; None is ``root``.
             fused: Whether modules may be put into the engine's graph; the features between them are lost then.
             known: The files of a pipeline that this is to be the same model as.
 
@@ -121,8 +123,9 @@ class Pipeline:
             for each in (found, *found.routes.values()):
                 files |= each.session.files
             files.require_settled()
-        routes = {name: replace(route, files=files) for name, route in found.routes.items()}
-        return replace(found, files=files, routes=MappingProxyType(routes))
+        home = home or root
+        routes = {name: replace(route, files=files, home=home) for name, route in found.routes.items()}
+        return replace(found, files=files, home=home, routes=MappingProxyType(routes))
 
     @classmethod
     def _opened(
@@ -153,12 +156,12 @@ class Pipeline:
         cls, root: Path, spec: ModelSpec, session: Session, options: EngineOptions, device: str | None
     ) -> Pipeline:
         modules = load_modules(root, spec.modules[session.fused :], session.constant)
-        return cls(root, spec, TextTokenizer(root, spec.tokenizer), session, modules, options, device)
+        return cls(root, root, spec, TextTokenizer(root, spec.tokenizer), session, modules, options, device)
 
     def with_file(self, file: Path, options: OnnxOptions | OpenVinoOptions) -> Pipeline:
         """Return the same model served on the CPU from a converted file, wherever that is."""
         session = open_file(file, options, "cpu", self.root, self.spec)
-        return self._assembled(self.root, self.spec, session, options, "cpu")
+        return replace(self._assembled(self.root, self.spec, session, options, "cpu"), home=self.home)
 
     def with_max_seq_length(self, length: int | None) -> Pipeline:
         """Return the same model cutting texts after ``length`` tokens."""
@@ -319,12 +322,13 @@ class Pipeline:
 
     def with_include_prompt(self, include: bool) -> Pipeline:
         """Return the same model pooling over the prompt's tokens, or not."""
-        spec = _including_prompt(self.spec, include)
-        return replace(self._again(spec), home=self.home)
+        return self._again(_including_prompt(self.spec, include))
 
     def _again(self, spec: ModelSpec, *, fused: bool = True) -> Pipeline:
         """Open the same files once more; what they hold must not have changed."""
-        return Pipeline.open(self.root, spec, self.options, self.device, fused=fused, known=self.files)
+        return Pipeline.open(
+            self.root, spec, self.options, self.device, home=self.home, fused=fused, known=self.files
+        )
 
 
 class _Unfused:
