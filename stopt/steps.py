@@ -206,7 +206,8 @@ class DynamicOptions(ConversionOptions):
         target: Processor it is for: decides whether weights are signed.
         source_file: The file to start from, relative to the model folder.
         per_channel: A scale per output channel of a weight, not one for all of it.
-        reduce_range: 7 bits for weights: exact on processors whose 8-bit products overflow (AVX2, AVX-512 without VNNI).
+        reduce_range: 7 bits for weights, whose products overflow on no processor: on those without VNNI (AVX2, some AVX-512)
+            sums of two 8-bit products do, so that vectors are others than with VNNI.
         nodes_to_exclude: Nodes of the graph that stay in float.
         op_types_to_exclude: Operators that stay in float, such as ``Gather``.
         keep_head: Whether the projection to the vocabulary and a classifier stay in float, where most of the quality is
@@ -236,6 +237,8 @@ class StaticOnnxOptions(ConversionOptions):
         smooth_quant_alpha: How far outliers are moved from activations into weights, 0 to 1; a negative value does
             without.
         per_channel: A scale per output channel of a weight.
+        reduce_range: 7 bits for weights, whose products overflow on no processor: on those without VNNI (AVX2, some AVX-512)
+            sums of two 8-bit products do, so that vectors are others than with VNNI.
         nodes_to_exclude: Nodes of the graph that stay in float.
         op_types_to_exclude: Operators that stay in float.
         keep_head: Whether the projection to the vocabulary and a classifier stay in float, where most of the quality is
@@ -249,6 +252,7 @@ class StaticOnnxOptions(ConversionOptions):
     percentile: float = 99.999
     smooth_quant_alpha: float = 0.7
     per_channel: bool = True
+    reduce_range: bool = False
     nodes_to_exclude: tuple[str, ...] = ()
     op_types_to_exclude: tuple[str, ...] = ()
     keep_head: bool = True
@@ -265,6 +269,8 @@ class StaticOpenVinoOptions(ConversionOptions):
         preset: nncf's preset.
         smooth_quant_alpha: How far outliers are moved from activations into weights, 0 to 1; None is nncf's default, a
             negative value does without.
+        reduce_range: 7 bits for weights, whose products overflow on no processor: on those without VNNI (AVX2, some AVX-512)
+            sums of two 8-bit products do, so that vectors are others than with VNNI.
         split_outliers: Whether the channels of feed-forward networks that reach furthest are split, which keeps more of
             the vectors at the same speed.
         ignored_scope: Nodes of the graph that stay in float.
@@ -277,6 +283,7 @@ class StaticOpenVinoOptions(ConversionOptions):
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
     preset: Preset = Preset.MIXED
     smooth_quant_alpha: float | None = None
+    reduce_range: bool = False
     split_outliers: bool = True
     ignored_scope: tuple[str, ...] = ()
     keep_head: bool = True

@@ -375,6 +375,42 @@ def test_options_of_static_int8_for_openvino_are_effective(quantized, plain) -> 
     assert recorded["ignored_scope"] == [product]
 
 
+def test_reduced_range_of_static_int8_is_effective(quantized, plain) -> None:
+    import openvino
+
+    def source(node):
+        """What the second input of a product is made of: its weights, before they become floats."""
+        node = node.input_value(1).get_node()
+        while node.get_type_name() in ("Convert", "Subtract", "Multiply"):
+            node = node.input_value(0).get_node()
+        return node
+
+    def largest(file: Path) -> int:
+        """Largest integer of a matrix that is multiplied with; a table that is looked up in cannot overflow."""
+        if file.suffix == ".onnx":
+            weights = [
+                onnx.numpy_helper.to_array(each)
+                for each in graph(file).initializer
+                if each.data_type == onnx.TensorProto.INT8 and "MatMul" in each.name and len(each.dims) == 2
+            ]
+        else:
+            model = openvino.Core().read_model(file)
+            products = [node for node in model.get_ops() if node.get_type_name() == "MatMul"]
+            found = [source(node) for node in products]
+            weights = [node.data for node in found if node.get_element_type() == openvino.Type.i8]
+        assert weights
+        return max(int(np.abs(each.astype(int)).max()) for each in weights)
+
+    for file, options in (
+        (STATIC, StaticOnnxOptions(calibration=FEW, reduce_range=True, **SHARED)),
+        (OV_STATIC, StaticOpenVinoOptions(calibration=FEW, reduce_range=True, **SHARED)),
+    ):
+        assert largest(quantized / file) >= 127
+        assert make(plain, options).file == file
+        assert largest(plain / file) <= 64
+        assert record(plain, file)["options"]["reduce_range"] is True
+
+
 def test_node_to_ignore_that_does_not_exist(plain) -> None:
     before = content(plain)
     with pytest.raises(StoptError, match="nonsense") as caught:

@@ -182,7 +182,10 @@ def _advice(machine: Machine, versions: Mapping[str, str | None]) -> Iterator[st
         if os.environ.get(name):
             yield f"{name}={os.environ[name]} is set: it bounds torch and the tokenizers, not the other engines"
     if not _VNNI & {*machine.features}:
-        yield "the processor has no VNNI: int8 gains less, and ONNX files are best made with --target avx2 or arm64"
+        yield (
+            "the processor has no VNNI: int8 gains less, and its vectors are a little off those of processors with it, unless "
+            "files are made with --reduce-range; dynamic int8 is best made with --target avx2 or arm64"
+        )
 
 
 # ---- engines --------------------------------------------------------------------------------------------------------

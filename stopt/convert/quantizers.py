@@ -163,6 +163,7 @@ def static_onnx(
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=operators,
             per_channel=options.per_channel,
+            reduce_range=options.reduce_range,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=[*weightless, *_excluded(options.nodes_to_exclude, head)],
@@ -210,6 +211,8 @@ def static_openvino(
     advanced = nncf.AdvancedQuantizationParameters()
     if options.smooth_quant_alpha is not None:
         advanced.smooth_quant_alphas = nncf.AdvancedSmoothQuantParameters(matmul=options.smooth_quant_alpha)
+    if options.reduce_range:
+        advanced.overflow_fix = nncf.OverflowFix.ENABLE
     with silent():
         quantized = nncf.quantize(
             model,

@@ -5,10 +5,12 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 from stopt import __version__
+from stopt.runtime.devices import describe_machine
 
 REPOSITORY = Path(__file__).parents[2]
 EXTRAS = ("onnx", "openvino", "torch", "convert", "sparse", "data", "search", "ray", "plot", "demo")
@@ -121,6 +123,16 @@ def test_packages_that_hide_each_other_are_conflicts(lean_site) -> None:
 def test_what_bounds_threads_is_said(lean_site, monkeypatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert "advice: OMP_NUM_THREADS=3 is set: it bounds torch" in doctor(lean_site(*LEAN)).stdout
+
+
+def test_what_a_processor_without_vnni_means_for_int8_is_said(run, monkeypatch) -> None:
+    machine = describe_machine()
+    monkeypatch.setattr("stopt.cli.doctor.describe_machine", lambda: replace(machine, features=("avx2",)))
+    assert "advice: the processor has no VNNI: int8 gains less" in run("doctor").stdout
+    monkeypatch.setattr(
+        "stopt.cli.doctor.describe_machine", lambda: replace(machine, features=("avx2", "avx512_vnni"))
+    )
+    assert "no VNNI" not in run("doctor").stdout
 
 
 def test_versions_outside_the_declared_range_are_conflicts(lean_site) -> None:
