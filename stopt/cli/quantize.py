@@ -83,7 +83,10 @@ def _target_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     help="A scale per output channel.  [default: per channel]",
 )
 @click.option(
-    "--reduce-range", is_flag=True, default=None, help="7-bit weights: the same vectors with and without VNNI."
+    "--reduce-range",
+    is_flag=True,
+    default=None,
+    help="7-bit weights: the same vectors with and without VNNI.",
 )
 @click.option(
     "--nodes-to-exclude", multiple=True, metavar="NODE", help="Node to keep in float; may be repeated."
