@@ -74,113 +74,71 @@ class Target:
 
 
 def judged(results: Results) -> list[Target]:
-    return list(_judged(results))
+    return [*_speed(results), *_answering(results), *_other_models(results), *_pools(results)]
 
 
-def _judged(results: Results) -> Iterator[Target]:
-    mixed, short = "throughput", "throughput-short"
-    yield Target(
-        "OpenVINO int8, mixed text, against ST torch", 7.2, 10, _faster(results, mixed, INT8, _only(TORCH))
+def _speed(results: Results) -> Iterator[Target]:
+    mixed, short, same = "throughput", "throughput-short", _only("sentence-transformers onnx int8")
+
+    def faster(what: str, must: float, reach: float | None, *of: Any) -> Target:
+        return Target(what, must, reach, _faster(results, *of))
+
+    torch, theirs = _only(TORCH), _of(THEIRS)
+    yield faster("OpenVINO int8, mixed text, against ST torch", 7.2, 10, mixed, INT8, torch)
+    yield faster(
+        "OpenVINO int8, mixed text, against ST's fastest of those run", 1.4, 1.8, mixed, INT8, theirs
     )
-    yield Target(
-        "OpenVINO int8, mixed text, against ST's fastest of those run",
-        1.4,
-        1.8,
-        _faster(results, mixed, INT8, _of(THEIRS)),
+    ctranslate2 = _only("CTranslate2 int8")
+    yield faster("OpenVINO int8, mixed text, against CTranslate2 int8", 3, None, mixed, INT8, ctranslate2)
+    what = "OpenVINO int8, worst of STS-B and retrieval, share of torch's"
+    yield Target(what, 99.5, None, _kept(results), " %")
+    yield faster("OpenVINO int8, short text, against ST torch", 11, 15, short, INT8, torch)
+    yield faster(
+        "OpenVINO int8, short text, against ST's fastest of those run", 1.9, None, short, INT8, theirs
     )
-    yield Target(
-        "OpenVINO int8, mixed text, against CTranslate2 int8",
-        3,
-        None,
-        _faster(results, mixed, INT8, _only("CTranslate2 int8")),
-    )
-    yield Target(
-        "OpenVINO int8, worst of STS-B and retrieval, share of torch's", 99.5, None, _kept(results), " %"
-    )
-    yield Target(
-        "OpenVINO int8, short text, against ST torch", 11, 15, _faster(results, short, INT8, _only(TORCH))
-    )
-    yield Target(
-        "OpenVINO int8, short text, against ST's fastest of those run",
-        1.9,
-        None,
-        _faster(results, short, INT8, _of(THEIRS)),
-    )
-    yield Target(
-        "OpenVINO bf16, mixed text, against ST torch", 4.6, 6, _faster(results, mixed, BF16, _only(TORCH))
-    )
-    yield Target(
-        "OpenVINO bf16, smallest cosine", 0.9999, None, _figure(results, mixed, BF16, "cosine_min"), ""
-    )
-    same = _only("sentence-transformers onnx int8")
-    yield Target(
-        "ONNX dynamic int8, mixed text, against ST with the same file",
-        1.5,
-        None,
-        _faster(results, mixed, DYNAMIC, same),
-    )
-    yield Target(
-        "ONNX dynamic int8, short text, against ST with the same file",
-        2.3,
-        None,
-        _faster(results, short, DYNAMIC, same),
-    )
+    yield faster("OpenVINO bf16, mixed text, against ST torch", 4.6, 6, mixed, BF16, torch)
+    smallest = _figure(results, mixed, BF16, "cosine_min")
+    yield Target("OpenVINO bf16, smallest cosine", 0.9999, None, smallest, "")
+    what = "ONNX dynamic int8, {} text, against ST with the same file"
+    yield faster(what.format("mixed"), 1.5, None, mixed, DYNAMIC, same)
+    yield faster(what.format("short"), 2.3, None, short, DYNAMIC, same)
     # the ceiling takes part in runs of all contenders
     runs = (_figure(results, each, INT8, "share_of_int8_ceiling") for each in (mixed, f"{mixed}-all"))
-    share = next((each for each in runs if each is not None), None)
-    yield Target(
-        "whole pipeline, share of the int8 ceiling", 48, 60, None if share is None else 100 * share, " %"
-    )
+    share = next((100 * each for each in runs if each is not None), None)
+    yield Target("whole pipeline, share of the int8 ceiling", 48, 60, share, " %")
+
+
+def _answering(results: Results) -> Iterator[Target]:
+    """One query, and the first one."""
     for name in (INT8, DYNAMIC):
         what = f"one query of 32 tokens, {name.removeprefix(OURS)}, over the bare engine"
         yield Target(what, 1.1, None, _figure(results, "latency", name, "ratio_to_bare"), "x", smaller=True)
     for name, seconds, megabytes in ((DYNAMIC, 0.4, 130), (INT8, 0.9, 260)):
         engine = name.removeprefix(OURS)
-        yield Target(
-            f"cold start, {engine}",
-            seconds,
-            None,
-            _figure(results, "cold-start", name, "start_s"),
-            " s",
-            smaller=True,
-        )
-        yield Target(
-            f"memory then, {engine}",
-            megabytes,
-            None,
-            _figure(results, "cold-start", name, "memory_mb"),
-            " MB",
-            smaller=True,
-        )
-    yield Target(
-        "cross-encoder, 100 passages, against ST's best", 2, 3, _faster(results, "rerank", None, _of(THEIRS))
-    )
-    yield Target(
-        "SPLADE, 1,000 documents, against ST's best of those run",
-        2,
-        3,
-        _faster(results, "sparse", None, _of(THEIRS)),
-    )
+        for what, must, key, unit in (
+            ("cold start", seconds, "start_s", " s"),
+            ("memory then", megabytes, "memory_mb", " MB"),
+        ):
+            value = _figure(results, "cold-start", name, key)
+            yield Target(f"{what}, {engine}", must, None, value, unit, smaller=True)
 
+
+def _other_models(results: Results) -> Iterator[Target]:
+    for what, question in (
+        ("cross-encoder, 100 passages, against ST's best", "rerank"),
+        ("SPLADE, 1,000 documents, against ST's best of those run", "sparse"),
+    ):
+        yield Target(what, 2, 3, _faster(results, question, None, _of(THEIRS)))
+
+
+def _pools(results: Results) -> Iterator[Target]:
     for engine in ("onnx", "openvino int8"):
-        pooled = f"{OURS}{engine}, pool of 2"
-        yield Target(
-            f"pool of 2, {engine}, over one process",
-            0.95,
-            None,
-            _figure(results, "pool", pooled, "ratio_to_one_process"),
-        )
-        yield Target(
-            f"pool of 2, {engine}, over ST's default pool", 3, None, _figure(results, "pool", pooled, "ratio")
-        )
-        yield Target(
-            f"pool of 2, {engine}, 32 texts, over one process",
-            20,
-            None,
-            _figure(results, "pool", pooled, "overhead_ms"),
-            " ms",
-            smaller=True,
-        )
+        pooled, what = f"{OURS}{engine}, pool of 2", f"pool of 2, {engine}"
+        alone = _figure(results, "pool", pooled, "ratio_to_one_process")
+        yield Target(f"{what}, over one process", 0.95, None, alone)
+        yield Target(f"{what}, over ST's default pool", 3, None, _figure(results, "pool", pooled, "ratio"))
+        more = _figure(results, "pool", pooled, "overhead_ms")
+        yield Target(f"{what}, 32 texts, over one process", 20, None, more, " ms", smaller=True)
 
 
 def _only(name: str) -> Callable[[str], bool]:
