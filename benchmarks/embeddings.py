@@ -196,9 +196,17 @@ def bytes_of(form: str, dimension: int) -> int:
 
 
 def contender(
-    kind: EngineKind, form: str, documents: np.ndarray, ranges: Ranges, codes: np.ndarray | None = None
+    kind: EngineKind,
+    form: str,
+    documents: np.ndarray,
+    ranges: Ranges,
+    codes: np.ndarray | None = None,
+    rows: np.ndarray | None = None,
 ) -> Search:
-    """A function from (Q, E) queries to (Q, 10) ids, all of it that a query costs."""
+    """A function from (Q, E) queries to (Q, 10) ids, all of it that a query costs.
+
+    ``codes`` and ``rows``, the int8 that candidates are ordered by, are made of the documents unless they are given.
+    """
     name, by, multiplier = FORMS[form]
     if name == "float16":
         return halves(kind, documents)
@@ -207,15 +215,18 @@ def contender(
         codes = as_stored(quantize_embeddings(documents, name, ranges), precision)
     levels = Levels.of_ranges(ranges) if precision.has_ranges else None
     engine = build(kind, codes, stored_precision(precision), levels, exact=True)
-    rescoring = rescored_by(by, engine, levels, documents, ranges, multiplier)
+    if by == "int8" and rows is None:
+        rows = quantize_embeddings(documents, "int8", ranges)
+    decoded = levels or Levels.of_signs(documents.shape[1])
+    rescoring = rescored_by(by, engine, decoded, rows, ranges, multiplier)
     return lambda queries: nearest(engine, queries, levels, DEPTH, rescoring)[1]
 
 
 def rescored_by(
     by: str | None,
     engine: Engine,
-    levels: Levels | None,
-    documents: np.ndarray,
+    levels: Levels,
+    rows: np.ndarray | None,
     ranges: Ranges,
     multiplier: int,
 ) -> Rescoring | None:
@@ -223,9 +234,9 @@ def rescored_by(
         case None:
             return None
         case "codes":
-            return Rescoring.of_codes(engine, levels or Levels.of_signs(documents.shape[1]), multiplier)
+            return Rescoring.of_codes(engine, levels, multiplier)
         case _:
-            rows = quantize_embeddings(documents, "int8", ranges)
+            assert rows is not None
             return Rescoring.of_rows(rows, Levels.of_ranges(ranges), multiplier)
 
 
@@ -302,9 +313,10 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
             "float32": documents,
             **{name: np.load(file) for name, file in files.items() if name != "float32"},
         }
+        on_disk = np.load(files["int8"], mmap_mode="r")
         searches = {
             form: contender(
-                kind, form, documents, ranges, codes[_stored(form)] if form != "float16" else None
+                kind, form, documents, ranges, codes[_stored(form)] if form != "float16" else None, on_disk
             )
             for form in forms
         }
