@@ -17,6 +17,12 @@ COLOURS = {
 SMALLEST = 1e-7  # distance that is told from none; what float32 itself is off by
 
 
+def when_and_where(document: Mapping[str, Any]) -> str:
+    """What tells a run from another one of the same question: day, processor and the best that it can."""
+    machine = document["machine"]
+    return ", ".join([document["date"], machine["processor"], *machine["features"][-1:]])
+
+
 def speed_against_quality(document: Mapping[str, Any], file: Path) -> None:
     """Contenders as rows, the fastest on top: how fast, and how far from torch."""
     measured = {name: row for name, row in document["rows"].items() if "cosine_mean" in row}
@@ -38,7 +44,7 @@ def speed_against_quality(document: Mapping[str, Any], file: Path) -> None:
         axes.tick_params(labelsize=8)
         axes.grid(axis="x", alpha=0.3)
         axes.set_axisbelow(True)
-    title = f"{document['settings']['file'].partition('.')[0]} text, {document['machine']['processor']}"
+    title = f"{document['settings']['file'].partition('.')[0]} text, {when_and_where(document)}"
     figure.suptitle(title, fontsize=10)
     figure.savefig(file, dpi=100)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from contenders import TORCH
-from pictures import lines_of, speed_against_quality
+from pictures import lines_of, speed_against_quality, when_and_where
 from targets import COUNTERPARTS, judged
 
 from stopt.artifact import write_text
@@ -157,7 +157,7 @@ def throughput(results: Results, pictures: Path) -> Table:
         ceiling = settings.get("ceiling_tops")
         lines += [
             *([""] if lines else []),
-            f"**{settings['file'].partition('.')[0]}**: {settings['texts']} texts of {settings['mean_tokens']:.0f} tokens on average"
+            f"**{settings['file'].partition('.')[0]}**, {when_and_where(document)}: {settings['texts']} texts of {settings['mean_tokens']:.0f} tokens on average"
             + (f"; int8 products alone reach {ceiling:.2f} TOP/s" if ceiling else ""),
             "",
             *table(header, rows),
@@ -184,7 +184,7 @@ def latency(document: Mapping[str, Any]) -> Table:
     ]
     header = ["", "p50 ms", "p95 ms", "times as fast as ST torch", "time over the bare engine's", "cosine"]
     return [
-        f"One query of {document['settings']['tokens']} tokens.",
+        f"One query of {document['settings']['tokens']} tokens, {when_and_where(document)}.",
         "",
         *table(header, rows),
         "",
