@@ -309,6 +309,49 @@ def test_a_very_long_text_becomes_the_same_tokens_as_without_shortcuts(
     _compare(tiny(architecture), [text])
 
 
+FEW = 300_000
+FEW_TOKENS = {
+    "spaces": " " * FEW + "the quick brown fox",
+    "lines": "\n" * FEW + "the quick brown fox",
+    "one word": "x" * FEW + " the quick brown fox",
+    "accents": "e" + "\u0301" * FEW + " the quick brown fox",
+    "in the middle": "the quick" + " " * FEW + "brown fox",
+    "words of 5 000": ("y" * 5_000 + " ") * (FEW // 5_000) + " the end",
+}
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("text", FEW_TOKENS.values(), ids=FEW_TOKENS)
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "t5", "xlm-roberta"])
+def test_a_very_long_text_of_few_tokens_is_read_to_its_end(
+    tiny_copy: Tiny, architecture: str, text: str, side: str
+) -> None:
+    folder = _configure(tiny_copy(architecture), {"truncation_side": side})
+    _compare(folder, [text if side == "right" else text[::-1]])
+
+
+def test_half_a_word_at_the_cut_is_not_taken_for_the_word(tiny: Tiny) -> None:
+    # cut after 32 768 characters, the word of 200 letters is one of 68, which is not unknown and has enough tokens
+    text = "\n" * (LONG_TEXT // 2 - 68) + "y" * 200 + "\n" * LONG_TEXT
+    _compare(tiny("bert"), [text], limit=16)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_text_that_is_cut_before_it_has_enough_tokens_is_named(
+    tiny_copy: Tiny, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, side: str
+) -> None:
+    monkeypatch.setattr("stopt.runtime.tokenizer.MOST_CHARACTERS", 100_000)
+    tokenizer = _open(_configure(tiny_copy("bert"), {"truncation_side": side}))
+    size = 1024 * (tokenizer.spec.max_seq_length or 0)
+    text = "the fox" + " " * 300_000 + "the fox"
+    rows = tokenizer.tokenize(["fine", text, "word " * 60_000])
+    assert rows[1].ids.tolist() == tokenizer.tokenize(["the fox"])[0].ids.tolist()
+    end = {"left": "last", "right": "first"}[side]
+    assert caplog.messages == [
+        f"text 1 has 300014 characters, and the {end} {size} of them make only 2 tokens; the others are left out"
+    ]
+
+
 def test_the_odd_token_of_very_long_pairs_goes_where_it_goes_without_shortcuts(tiny: Tiny) -> None:
     # the first has more tokens, but fewer among its first 32 768 characters
     first = ("a" + " " * 100) * 324 + "a " * 600

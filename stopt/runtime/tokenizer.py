@@ -6,6 +6,7 @@ Shapes: B texts, T tokens of the longest of them.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Sequence
 from copy import copy
@@ -25,13 +26,21 @@ from stopt.spec import TokenizerSpec
 
 __all__ = ["Batch", "Ints", "Text", "TextTokenizer", "Tokens", "lower_case"]
 
+logger = logging.getLogger("stopt")
+
 Ints = npt.NDArray[np.int64]
 Text = str | tuple[str, str]
 
 # A text is cut to this many characters per token that is kept before it is tokenised, and to more only where that
 # gave too few tokens; 32 is far beyond the 4 to 5 characters a token has in practice.
 CHARACTERS_PER_TOKEN = 32
-MOST_CHARACTERS_PER_TOKEN = 1024  # what comes after is cut off, however few tokens there are so far
+# What comes after the larger of the two is cut off, however few tokens there are so far: with a warning, for then the
+# result may be another. 2 M characters take a second and up to 300 MB, ten times as many ten times that.
+MOST_CHARACTERS = 2_097_152
+MOST_CHARACTERS_PER_TOKEN = 1024
+# Tokens at a cut that are not looked at, for half a word has others than the whole: WordPiece's words have at most 100,
+# or are one unknown token.
+TOKENS_AT_CUT = 256
 _PROBES = ("a", "1", ".", "的", "the")  # texts that have tokens in any vocabulary, one or another
 MAX_SPECIAL_TOKENS = 256  # around a text or two; 3 or 4 are common
 LONG_TEXT = 65_536  # characters over which cutting is worth a thought
@@ -260,7 +269,7 @@ class TextTokenizer:
     def _cut(self, ids: Sequence[int], room: int | None) -> Sequence[int]:
         if room is None or len(ids) <= room:
             return ids
-        return ids[len(ids) - room :] if self.spec.truncation_side == "left" else ids[:room]
+        return ids[len(ids) - room :] if self._cuts_left else ids[:room]
 
     def _ids(self, texts: Sequence[str], owners: Sequence[int]) -> list[list[int]]:
         """Token ids of texts, without special tokens; those of very long ones as far as they are needed.
@@ -270,9 +279,10 @@ class TextTokenizer:
             owners: For each, the position in the call of the input that it belongs to.
         """
         limit = self.spec.max_seq_length
+        whole = texts
         try:
             if limit is not None:
-                texts = [self._shorten(text, limit) if len(text) > LONG_TEXT else text for text in texts]
+                texts = [self._shorten(text, limit) if len(text) > LONG_TEXT else text for text in whole]
             encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         except BaseException as error:
             if isinstance(error, TypeError | UnicodeError):
@@ -283,35 +293,42 @@ class TextTokenizer:
             raise CorruptModel(
                 f"{self.file} cannot tokenise a text: {error!s:.500}", "fetch the file again"
             ) from error
-        return [encoding.ids for encoding in encodings]
+        found = [encoding.ids for encoding in encodings]
+        for owner, text, part, ids in zip(owners, whole, texts, found, strict=True):
+            if limit is not None and len(part) < len(text) and len(ids) < _enough(limit):
+                logger.warning(
+                    "text %d has %d characters, and the %s %d of them make only %d tokens; the others are left out",
+                    *(owner, len(text), "last" if self._cuts_left else "first", len(part), len(ids)),
+                )
+        return found
+
+    @property
+    def _cuts_left(self) -> bool:
+        return self.spec.truncation_side == "left"
 
     def _shorten(self, text: str, limit: int) -> str:
         """Cut off what will be cut off as tokens anyway, so that 10 MB cost no more than a page.
 
-        Text of which many characters make few tokens, such as one word of 10 MB, is looked at up to a limit.
+        Text of which many characters make few tokens, such as spaces or one unknown word, is looked at further and
+        further until it has enough of them, up to a size.
         """
-        left = self.spec.truncation_side == "left"
-        most = max(LONG_TEXT, limit * MOST_CHARACTERS_PER_TOKEN)
+        most = max(MOST_CHARACTERS, limit * MOST_CHARACTERS_PER_TOKEN)
         size = max(LONG_TEXT // 2, limit * CHARACTERS_PER_TOKEN)
         while size < min(len(text), most):
-            part = _tail(text, size) if left else _head(text, size)
-            if len(self._tokenizer.encode(part, add_special_tokens=False).ids) >= 2 * limit:
+            part = self._part(text, size)
+            if len(self._tokenizer.encode(part, add_special_tokens=False).ids) >= _enough(limit):
                 return part
             size *= 4
-        return text if len(text) <= most else _tail(text, most) if left else _head(text, most)
+        return self._part(text, most)
+
+    def _part(self, text: str, size: int) -> str:
+        """At most ``size`` characters of the end of a text that is kept."""
+        return text[-size:] if self._cuts_left else text[:size]
 
 
-def _head(text: str, size: int) -> str:
-    """The beginning of a text, to a space if one is near; else twice the tokens needed keep half a word out of the result."""
-    end = text.rfind(" ", size - 256, size)
-    return text[: end if end > 0 else size]
-
-
-def _tail(text: str, size: int) -> str:
-    """The end of a text, likewise."""
-    start = len(text) - size
-    space = text.find(" ", start, start + 256)
-    return text[space if space >= 0 else start :]
+def _enough(limit: int) -> int:
+    """Tokens of a part of a text of which the first ``limit`` are those of the whole."""
+    return limit + max(limit, TOKENS_AT_CUT)
 
 
 def _is_of_library(error: BaseException) -> bool:
