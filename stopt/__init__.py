@@ -22,15 +22,10 @@ if TYPE_CHECKING:
     from stopt.embeddings.calibration import RangeOptions, calibrate_ranges
     from stopt.embeddings.index import IndexOptions, SearchIndex, index_texts
     from stopt.embeddings.index_files import load_index, save_index
+    from stopt.embeddings.plain_search import cos_sim, dot_score, semantic_search
     from stopt.embeddings.quantization import dequantize_embeddings, quantize_embeddings, truncate_embeddings
     from stopt.embeddings.ranges import Ranges
-    from stopt.embeddings.search import (
-        cos_sim,
-        dot_score,
-        semantic_search,
-        semantic_search_faiss,
-        semantic_search_usearch,
-    )
+    from stopt.embeddings.search import semantic_search_faiss, semantic_search_usearch
     from stopt.embeddings.space import Compatibility, index_compatibility
     from stopt.errors import (
         ArtifactError,
@@ -114,9 +109,9 @@ _PLACES = {
     "WorkerPool": "stopt.runtime.workers",
     "calibrate_ranges": "stopt.embeddings.calibration",
     "check": "stopt.checking",
-    "cos_sim": "stopt.embeddings.search",
+    "cos_sim": "stopt.embeddings.plain_search",
     "dequantize_embeddings": "stopt.embeddings.quantization",
-    "dot_score": "stopt.embeddings.search",
+    "dot_score": "stopt.embeddings.plain_search",
     "export": "stopt.convert.export",
     "export_dynamic_quantized_onnx_model": "stopt.convert.sentence_transformers",
     "export_optimized_onnx_model": "stopt.convert.sentence_transformers",
@@ -132,7 +127,7 @@ _PLACES = {
     "read_spec": "stopt.reading",
     "run": "stopt.convert.run",
     "save_index": "stopt.embeddings.index_files",
-    "semantic_search": "stopt.embeddings.search",
+    "semantic_search": "stopt.embeddings.plain_search",
     "semantic_search_faiss": "stopt.embeddings.search",
     "semantic_search_usearch": "stopt.embeddings.search",
     "truncate_embeddings": "stopt.embeddings.quantization",

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from stopt import SentenceTransformer
 from stopt.errors import OptionError
 from stopt.runtime import batching
-from stopt.runtime import pipeline as pipeline_module
 from stopt.runtime.batching import BatchLimits, plan_batches
 from stopt.runtime.pipeline import RunOptions
 from stopt.runtime.sessions import overlapped
@@ -173,8 +172,8 @@ def test_rows_come_in_the_order_of_the_texts_whatever_the_batches(
     exported, monkeypatch, backend: str, options: dict[str, Any]
 ) -> None:
     # so that the texts do not fit into one portion
-    monkeypatch.setattr(pipeline_module, "BATCHES_AHEAD", 1)
-    monkeypatch.setattr(pipeline_module, "TEXTS_AHEAD", 3)
+    monkeypatch.setattr(batching, "BATCHES_AHEAD", 1)
+    monkeypatch.setattr(batching, "TEXTS_AHEAD", 3)
     model = SentenceTransformer(exported("bert"), backend=backend)
     texts = mixed_texts(40)
     alone = np.stack([model.encode(text) for text in texts])

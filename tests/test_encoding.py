@@ -5,6 +5,7 @@ import logging
 import warnings
 from collections.abc import Callable
 from functools import cache
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer as Reference
 from tiny import ARCHITECTURES, CORPUS, HIDDEN, POOLING_MODES, POSITIONS
 
-from stopt import SentenceTransformer
+from stopt import SentenceTransformer, SparseEncoder
 from stopt.errors import InputError, OptionError, StoptWarning
 
 Tiny = Callable[..., Path]
@@ -201,7 +202,7 @@ def test_sentences_is_the_older_name_of_inputs(tiny: Tiny) -> None:
 # ---- truncation, normalisation, codes --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dim", [1, 5, HIDDEN, 100, 0, -1])
+@pytest.mark.parametrize("dim", [1, 5, HIDDEN, 100, 0, -1, np.int64(5)])
 @pytest.mark.parametrize("normalize", [True, False])
 def test_truncate_dim_and_normalize_embeddings_do_as_in_sentence_transformers(
     tiny: Tiny, dim: int, normalize: bool
@@ -451,6 +452,12 @@ def test_a_batch_size_that_is_none_is_refused(tiny: Tiny, option: str, size: Any
             "no common length",
         ),
         ({"device": "cuda"}, "the model is on 'cpu', not on 'cuda'", "constructor"),
+        ({"device": "c"}, "the model is on 'cpu', not on 'c'", "constructor"),
+        ({"prompt": 5}, "prompt is 5, expected text", "prompt_name="),
+        ({"prompt_name": 5}, "there is no prompt named 5", "known: document, query"),
+        ({"prompt_name": []}, r"there is no prompt named \[\]", "known: document, query"),
+        ({"truncate_dim": "8"}, "truncate_dim is '8'", "leading dimensions"),
+        ({"truncate_dim": True}, "truncate_dim is True", "leading dimensions"),
     ],
     ids=str,
 )
@@ -458,6 +465,31 @@ def test_an_option_of_no_meaning_is_refused(tiny: Tiny, options: Any, match: str
     with pytest.raises(OptionError, match=match) as caught:
         _ours(tiny()).encode(["a"], **options)
     assert hint in caught.value.hint
+
+
+def test_counts_may_be_those_of_numpy(tiny: Tiny) -> None:
+    model = SentenceTransformer(tiny(), backend="torch", device="cpu")
+    expected = model.encode(TEXTS, batch_size=4)
+    assert np.array_equal(model.encode(TEXTS, batch_size=np.int64(4)), expected)
+    model.max_seq_length = np.int32(10)
+    assert type(model.max_seq_length) is int
+    assert model.encode(TEXTS, max_batch_tokens=np.uint16(64)).shape == expected.shape
+
+
+@pytest.mark.parametrize("role", ["query", "document"])
+@pytest.mark.parametrize(("kind", "cls"), [(None, SentenceTransformer), ("splade", SparseEncoder)])
+def test_a_role_passes_its_options_by_name_to_an_encode_of_ones_own(
+    tiny: Tiny, cls: Any, kind: str | None, role: str
+) -> None:
+    class Own(cls):  # type: ignore[misc]
+        def encode(self, inputs: Any, **options: Any) -> Any:
+            return inputs, options
+
+    method = getattr(Own(tiny(kind=kind), backend="torch"), f"encode_{role}")
+    inputs, options = method(["a"], "other", batch_size=8)
+    assert inputs == ["a"]
+    assert set(options) == {*signature(method).parameters, "task"} - {"inputs"}
+    assert (options["prompt_name"], options["batch_size"]) == ("other", 8)
 
 
 # ---- the rest of the surface -----------------------------------------------------------------------------------------

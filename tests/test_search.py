@@ -3,12 +3,14 @@
 import faiss
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from installed import run_without
 from sentence_transformers import util
 from sentence_transformers.util import quantization as theirs
 from usearch.index import Index
 
+import stopt
 from stopt import (
     InputError,
     OptionError,
@@ -99,6 +101,78 @@ def test_semantic_search_takes_another_function(queries, corpus, function) -> No
 def test_functions_of_similarity_are_theirs(queries, corpus) -> None:
     np.testing.assert_allclose(cos_sim(3 * queries, corpus), util.cos_sim(3 * queries, corpus), atol=CLOSE)
     np.testing.assert_allclose(dot_score(queries, corpus), util.dot_score(queries, corpus), atol=CLOSE)
+
+
+@pytest.mark.parametrize(("ours", "oracle"), [(cos_sim, util.cos_sim), (dot_score, util.dot_score)])
+def test_functions_of_similarity_return_tensors_for_tensors_and_arrays_for_arrays(
+    queries, corpus, ours, oracle
+) -> None:
+    tensor = torch.from_numpy(queries)
+    for given, compared in ((tensor, corpus), (corpus, tensor), (list(tensor), tensor)):
+        found = ours(given, compared)
+        assert isinstance(found, torch.Tensor)
+        if isinstance(given, list):
+            given = torch.stack(given)
+        np.testing.assert_allclose(found, oracle(given, compared), atol=CLOSE)
+    assert isinstance(ours(queries, corpus), np.ndarray)
+
+
+def test_functions_of_similarity_need_no_torch_for_arrays(tmp_path) -> None:
+    program = "import numpy as np, stopt; print(stopt.cos_sim(np.ones(3), np.eye(3, dtype=np.float32)).shape)"
+    done = run_without({"torch"}, tmp_path, "-c", program)
+    assert done.stdout == "(1, 3)\n", done.stderr
+
+
+@pytest.fixture(scope="module")
+def sparse(corpus) -> torch.Tensor:
+    """(N, E) with the few largest values of the corpus."""
+    return torch.from_numpy(np.where(corpus > 0.15, corpus, 0)).to_sparse()
+
+
+@pytest.mark.filterwarnings("ignore:Sparse .* (is in beta|are implicitly disabled)")  # theirs makes torch say so
+@pytest.mark.parametrize("function", ["cos_sim", "dot_score"])
+def test_sparse_tensors_are_searched_as_in_sentence_transformers(sparse, function) -> None:
+    few = sparse.index_select(0, torch.arange(7))
+    expected = util.semantic_search(few, sparse, 3, 100, top_k=5, score_function=getattr(util, function))
+    for ours in (
+        getattr(stopt, function),
+        getattr(util, function),
+    ):  # theirs takes what it would be given there
+        found = semantic_search(few, sparse, 3, 100, top_k=5, score_function=ours)
+        assert ids(found) == ids(expected)
+        np.testing.assert_allclose(scores(found), scores(expected), atol=CLOSE)
+    as_scipy = scipy.sparse.csr_array(sparse.to_dense().numpy())
+    own = getattr(stopt, function)
+    for given, compared in (
+        (as_scipy[:7], as_scipy),
+        (few.to_dense(), sparse),
+        ([few[row] for row in range(7)], as_scipy),
+    ):
+        found = semantic_search(given, compared, top_k=5, score_function=own)
+        assert ids(found) == ids(expected)
+    np.testing.assert_allclose(own(few, sparse), getattr(util, function)(few, sparse), atol=CLOSE)
+    assert ids(semantic_search(few.to_dense()[0], sparse, top_k=5, score_function=own)) == ids(expected[:1])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_sparse_value_that_is_no_number_is_named(sparse, value) -> None:
+    broken = sparse.to_dense()
+    broken[5, 7] = value
+    refused(
+        InputError,
+        "corpus embedding 5 has NaN or infinity",
+        "stopt check",
+        lambda: semantic_search(sparse, broken.to_sparse()),
+    )
+
+
+def test_sparse_embeddings_of_two_widths_are_refused(sparse, queries) -> None:
+    refused(
+        InputError,
+        "queries of 20 dimensions do not fit a corpus of 48",
+        "same model",
+        lambda: semantic_search(queries[:, :20], sparse),
+    )
 
 
 def test_a_zero_vector_is_similar_to_nothing(corpus) -> None:

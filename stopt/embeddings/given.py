@@ -8,15 +8,15 @@ import numpy as np
 import numpy.typing as npt
 
 from stopt.embeddings.codes import Precision
-from stopt.errors import InputError, OptionError
+from stopt.errors import InputError
 
 __all__ = [
     "array",
     "lengths",
     "matrix",
+    "not_finite",
     "require_codes",
     "require_embeddings",
-    "require_positive",
     "require_same_width",
 ]
 
@@ -96,16 +96,6 @@ def require_same_width(first: int, second: int, what: str = "queries", unit: str
         )
 
 
-def require_positive(size: int, name: str) -> None:
-    """Make sure that a size is a whole number from 1 up.
-
-    Raises:
-        OptionError: If it is not.
-    """
-    if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
-        raise OptionError(f"{name} is {size!r}", "a whole number from 1 up")
-
-
 def require_embeddings(values: npt.NDArray[Any], what: str) -> npt.NDArray[np.float32]:
     """Return (N, E) floats as contiguous float32.
 
@@ -114,10 +104,14 @@ def require_embeddings(values: npt.NDArray[Any], what: str) -> npt.NDArray[np.fl
     """
     finite = np.isfinite(values)
     if not finite.all():
-        row = int(np.argmin(finite.all(axis=1)))
-        raise InputError(
-            f"{what} embedding {row} has NaN or infinity in it",
-            "find out where it comes from: stopt check compares a model with torch",
-            index=row,
-        )
+        raise not_finite(what, int(np.argmin(finite.all(axis=1))))
     return np.ascontiguousarray(values, np.float32)
+
+
+def not_finite(what: str, row: int) -> InputError:
+    """The error of an embedding that has NaN or infinity in it."""
+    return InputError(
+        f"{what} embedding {row} has NaN or infinity in it",
+        "find out where it comes from: stopt check compares a model with torch",
+        index=row,
+    )

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from stopt.counts import require_count
 from stopt.embeddings.codes import Precision, parse_precision
 from stopt.embeddings.engines import Engine, EngineKind, build, parse_engine
-from stopt.embeddings.given import matrix, require_embeddings, require_positive, require_same_width
+from stopt.embeddings.given import matrix, require_embeddings, require_same_width
 from stopt.embeddings.nearest import Hits, Rescoring, hits, nearest
 from stopt.embeddings.quantization import quantize_embeddings
 from stopt.embeddings.ranges import Ranges
@@ -58,7 +59,7 @@ class IndexOptions:
 
     def __post_init__(self) -> None:
         precision, engine = parse_precision(self.precision), parse_engine(self.engine)
-        require_positive(self.rescore_multiplier, "rescore_multiplier")
+        require_count(self.rescore_multiplier, "rescore_multiplier")
         if self.rescore_by is None:
             default = "int8" if precision.is_binary else "codes" if precision.has_ranges else "none"
             object.__setattr__(self, "rescore_by", default)
@@ -216,7 +217,7 @@ class SearchIndex:
             SpaceError: If queries and documents are known to live in different spaces; :meth:`measure` can tell more.
             InputError: If the queries are of another dimension, are codes, or have NaN or infinity.
         """
-        require_positive(top_k, "top_k")
+        require_count(top_k, "top_k")
         self.require(space)
         queries = require_embeddings(matrix(query_embeddings, "query"), "query")
         require_same_width(queries.shape[1], self.dimension)

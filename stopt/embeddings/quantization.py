@@ -13,6 +13,7 @@ from typing import Any, assert_never
 import numpy as np
 import numpy.typing as npt
 
+from stopt.counts import require_count
 from stopt.embeddings.codes import (
     Precision,
     bits_of,
@@ -158,10 +159,7 @@ def truncate_embeddings(embeddings: Any, truncate_dim: int | None) -> Any:
     """
     if truncate_dim is None:
         return embeddings
-    if isinstance(truncate_dim, bool) or not isinstance(truncate_dim, int | np.integer) or truncate_dim < 1:
-        raise OptionError(
-            f"truncate_dim is {truncate_dim!r}", "a positive number of dimensions, or None for all"
-        )
+    require_count(truncate_dim, "truncate_dim", "a positive number of dimensions, or None for all")
     values = _stacked(embeddings) if isinstance(embeddings, Sequence) else embeddings
     if getattr(values, "ndim", 0) < 1 or "float" not in str(getattr(values, "dtype", "")):
         raise InputError(

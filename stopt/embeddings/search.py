@@ -10,24 +10,21 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from stopt.counts import require_count
 from stopt.embeddings.codes import Precision, parse_precision
 from stopt.embeddings.engines import Engine, EngineKind, build
-from stopt.embeddings.exact import ROWS, Best, blocks, search_floats
 from stopt.embeddings.faiss_engine import FaissEngine
 from stopt.embeddings.given import (
     array,
-    lengths,
     matrix,
     require_codes,
     require_embeddings,
-    require_positive,
     require_same_width,
 )
 from stopt.embeddings.nearest import Hits, Rescoring, hits, nearest
@@ -37,100 +34,7 @@ from stopt.embeddings.scoring import Levels, as_stored, stored_precision
 from stopt.embeddings.usearch_engine import UsearchEngine
 from stopt.errors import InputError, OptionError, StoptWarning
 
-__all__ = ["cos_sim", "dot_score", "semantic_search", "semantic_search_faiss", "semantic_search_usearch"]
-
-
-# -- plain search --------------------------------------------------------------------------------------------
-
-
-def cos_sim(a: Any, b: Any) -> npt.NDArray[Any]:
-    """Return the cosines of (Q, E) and (N, E) embeddings: (Q, N)."""
-    a, b = matrix(a, "query"), matrix(b, "corpus")
-    products: npt.NDArray[Any] = (a / lengths(a)[:, None]) @ (b / lengths(b)[:, None]).T
-    return products
-
-
-def dot_score(a: Any, b: Any) -> npt.NDArray[Any]:
-    """Return the inner products of (Q, E) and (N, E) embeddings: (Q, N)."""
-    products: npt.NDArray[Any] = matrix(a, "query") @ matrix(b, "corpus").T
-    return products
-
-
-def semantic_search(
-    query_embeddings: Any,
-    corpus_embeddings: Any,
-    query_chunk_size: int = 100,
-    corpus_chunk_size: int = 500_000,
-    top_k: int = 10,
-    score_function: Callable[[Any, Any], Any] = cos_sim,
-) -> Hits:
-    """Compare every query with every document.
-
-    Args:
-        query_embeddings: (Q, E) floats; (E,) for one query.
-        corpus_embeddings: (N, E) floats.
-        query_chunk_size: Queries compared at a time.
-        corpus_chunk_size: Documents compared at a time, at most.
-        top_k: Results for each query; fewer if there are fewer documents.
-        score_function: Takes (Q, E) and (N, E) arrays and returns (Q, N) scores, larger being more similar.
-
-    Returns:
-        For each query a list of ``{"corpus_id": int, "score": float}``, the most similar first; of equal ones the one
-        that comes first in the corpus.
-
-    Raises:
-        OptionError: If a size is not positive.
-        InputError: If the embeddings are no floats, differ in dimension, or have NaN or infinity.
-    """
-    require_positive(query_chunk_size, "query_chunk_size")
-    require_positive(corpus_chunk_size, "corpus_chunk_size")
-    require_positive(top_k, "top_k")
-    queries = require_embeddings(matrix(query_embeddings, "query"), "query")
-    corpus = matrix(corpus_embeddings, "corpus")
-    require_same_width(queries.shape[1], corpus.shape[1])
-    parts = blocks(len(queries), query_chunk_size)
-    if score_function is cos_sim:
-        inverse = 1 / lengths(corpus)[:, None]
-        queries = queries / lengths(queries)[:, None]
-        return _exact(
-            queries, corpus, parts, lambda part: corpus[part] * inverse[part], top_k, corpus_chunk_size
-        )
-    if score_function is dot_score:
-        return _exact(queries, corpus, parts, lambda part: corpus[part], top_k, corpus_chunk_size)
-    found: Hits = []
-    for chunk in parts:
-        best = Best(len(queries[chunk]), top_k)
-        for part in blocks(len(corpus), corpus_chunk_size):
-            scores = array(score_function(queries[chunk], corpus[part]))
-            if np.isnan(scores).any():
-                row = part.start + int(np.argmax(np.isnan(scores).any(axis=0)))
-                raise InputError(
-                    f"the score of corpus embedding {row} is NaN",
-                    "check the embeddings and the function",
-                    index=row,
-                )
-            for query, row_scores in enumerate(scores):
-                best.offer(query, row_scores, part.start)
-        found += hits(*best.arrays())
-    return found
-
-
-def _exact(
-    queries: npt.NDArray[Any],
-    corpus: npt.NDArray[Any],
-    parts: Iterator[slice],
-    rows: Callable[[slice], npt.NDArray[Any]],
-    top_k: int,
-    size: int,
-) -> Hits:
-    """Search by inner products; blocks are small enough for a processor's cache, whatever the chunk may be."""
-    found: Hits = []
-    for part in parts:
-        found += hits(*search_floats(queries[part], len(corpus), rows, top_k, min(size, ROWS)))
-    return found
-
-
-# -- search of codes -----------------------------------------------------------------------------------------
+__all__ = ["semantic_search_faiss", "semantic_search_usearch"]
 
 
 def semantic_search_faiss(
@@ -229,8 +133,8 @@ class _Request:
     output_index: bool
 
     def __post_init__(self) -> None:
-        require_positive(self.top_k, "top_k")
-        require_positive(self.multiplier, "rescore_multiplier")
+        require_count(self.top_k, "top_k")
+        require_count(self.multiplier, "rescore_multiplier")
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,9 @@ from stopt.parity.samples import check_texts, sample_pairs, sample_texts, sample
 from stopt.parity.their_tokenizer import plain_tokenizer
 from stopt.runtime.batching import BatchLimits, plan_batches
 from stopt.runtime.encoding import numpy_array
+from stopt.runtime.overrides import lower_case
 from stopt.runtime.pipeline import Pipeline
-from stopt.runtime.tokenizer import Text, Tokens, lower_case
+from stopt.runtime.tokenizer import Text, Tokens
 from stopt.spec import ModelKind, ModelSpec, TransformerSpec
 
 __all__ = [

@@ -10,9 +10,12 @@ import numpy as np
 
 from stopt.runtime.tokenizer import Ints
 
-__all__ = ["BatchLimits", "plan_batches"]
+__all__ = ["BatchLimits", "plan_batches", "portions", "unfilled"]
 
-
+# texts are tokenised a few batches ahead of the engine: enough to sort, little enough to start at once
+BATCHES_AHEAD = 16
+CHARACTERS_PER_TOKEN = 4  # in English; only how far ahead depends on it
+TEXTS_AHEAD = 64  # at least
 # results have places for padding all the same, so one long text may not take many short ones along
 PLACES_PER_TOKEN = 4
 
@@ -138,3 +141,25 @@ def _graded_up_to(most: int, step: int) -> list[int]:
         found.append(number)
         number = _graded(number + 1, step)
     return found
+
+
+def portions(lengths: Ints, limits: BatchLimits) -> list[int]:
+    """Where to end each portion of texts that is tokenised at once, given their lengths in characters."""
+    if limits.tokens is None:
+        return [len(lengths)]
+    budget = BATCHES_AHEAD * limits.tokens * CHARACTERS_PER_TOKEN
+    sums = np.cumsum(lengths)
+    ends, start = list[int](), 0
+    while start < len(lengths):
+        reached = int(np.searchsorted(sums, (sums[start - 1] if start else 0) + budget, side="right"))
+        start = min(len(lengths), max(reached, start + TEXTS_AHEAD))
+        ends.append(start)
+    return ends
+
+
+def unfilled(plan: list[Ints]) -> Ints:
+    """Take the last batches, which may be short, from a plan: their texts wait for others of their length."""
+    rest = [plan.pop()]
+    while plan and len(plan[-1]) > sum(map(len, rest)):
+        rest.append(plan.pop())
+    return np.concatenate(rest[::-1])

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from stopt.counts import require_count
 from stopt.errors import InputError, OptionError
 from stopt.runtime.encoding import numpy_array
 from stopt.runtime.inputs import read_inputs, read_pairs
@@ -223,8 +224,8 @@ class CrossEncoder(Model):
                 f"rank needs a model with one label; this one has {self.num_labels}",
                 "use predict with (query, document) pairs, and sort by the label that matters",
             )
-        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0):
-            raise OptionError(f"top_k is {top_k!r}", "a number of documents, or None for all")
+        if top_k is not None:
+            require_count(top_k, "top_k", "a number of documents, or None for all", least=0)
         pairs = _with_query(query, documents)
         run = self._run_options(prompt_name, prompt, batch_size, max_batch_tokens, show_progress_bar)
         options = self._options(run, activation_fn, apply_softmax, convert_to_numpy, convert_to_tensor)

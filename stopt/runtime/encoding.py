@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from stopt.counts import is_whole
 from stopt.embeddings.call import CallRanges, quantize_call, ranges_for_call
 from stopt.embeddings.codes import Precision, parse_precision
 from stopt.errors import MissingExtra, OptionError, suggest
@@ -42,6 +43,12 @@ class EncodeOptions:
     ranges: CallRanges = None
 
     def __post_init__(self) -> None:
+        # where an array is cut, whatever that leaves, as in sentence-transformers
+        if self.truncate_dim is not None and not is_whole(self.truncate_dim):
+            raise OptionError(
+                f"truncate_dim is {self.truncate_dim!r}",
+                "a whole number of leading dimensions to keep, or None for all",
+            )
         if self.output_value is not None and self.output_value not in _OUTPUTS:
             raise OptionError(
                 f"output_value {self.output_value!r} is unknown", suggest(self.output_value, _OUTPUTS)

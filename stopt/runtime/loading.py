@@ -14,6 +14,7 @@ from typing import Any
 from stopt import hub
 from stopt.artifact import MANIFEST, default_file, engine_files, engine_files_among, is_plain, locate
 from stopt.certificate import Seal, identity
+from stopt.counts import require_count
 from stopt.errors import ArtifactError, MissingExtra, OptionError, SourceError, StoptError, suggest
 from stopt.folder import contained
 from stopt.parts import parts_of
@@ -346,11 +347,10 @@ def check_length(length: Any, spec: ModelSpec) -> int:
     Raises:
         OptionError: If it is not a positive number, or more than the model has positions for.
     """
-    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
-        raise OptionError(f"max_seq_length is {length!r}", "a positive number of tokens")
+    number = require_count(length, "max_seq_length", "a positive number of tokens")
     limit = spec.tokenizer.position_limit
-    if limit is not None and length > limit:
+    if limit is not None and number > limit:
         raise OptionError(
-            f"max_seq_length {length} is more than the model's {limit} positions", f"use at most {limit}"
+            f"max_seq_length {number} is more than the model's {limit} positions", f"use at most {limit}"
         )
-    return length
+    return number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -94,12 +95,17 @@ class Model:
         if prompt is not None:
             if name is not None:
                 warnings.warn("both prompt and prompt_name given; prompt is used", StoptWarning, stacklevel=4)
+            if not isinstance(prompt, str):
+                raise OptionError(
+                    f"prompt is {prompt!r}, expected text",
+                    "prompt_name= takes the name of one that the model has",
+                )
             return prompt
         name = self.default_prompt_name if name is None else name
         if name is None:
             return ""
-        if name not in self.prompts:
-            raise OptionError(f"there is no prompt named {name!r}", suggest(name, list(self.prompts)))
+        if not isinstance(name, str) or name not in self.prompts:
+            raise OptionError(f"there is no prompt named {name!r}", suggest(str(name), list(self.prompts)))
         return self.prompts[name]
 
     def _query_prompt(self, prompt: str | None, name: str | None) -> str | None:
@@ -145,7 +151,8 @@ class Model:
         actual = self.device
         if device is None or str(device) in (actual, self._pipeline.device):
             return
-        if ":" in str(device) or not actual.lower().startswith(str(device).lower()):
+        kind = re.split("[:.]|ExecutionProvider", actual)[0]  # of "cuda:0", "GPU.1" or "CPUExecutionProvider"
+        if str(device).lower() != kind.lower():
             raise OptionError(
                 f"the model is on {actual!r}, not on {device!r}", "give device= to the constructor instead"
             )
@@ -160,14 +167,14 @@ class Model:
         if not routes:
             return self._pipeline
         name = task if task is not None else self._pipeline.spec.default_route
-        if name is not None and name in routes:
+        if isinstance(name, str) and name in routes:
             return routes[name]
         if name is None:
             raise OptionError(
                 "this model treats texts by their task, and the call names none",
                 f"use encode_query or encode_document, or task= with one of {', '.join(routes)}",
             )
-        raise OptionError(f"this model has no route for task {name!r}", suggest(name, list(routes)))
+        raise OptionError(f"this model has no route for task {name!r}", suggest(str(name), list(routes)))
 
     # -- several processes -----------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from stopt.counts import require_count
 from stopt.errors import OptionError, suggest
 from stopt.folder import read_json_object
 from stopt.preflight import ATTENTIONS
@@ -147,6 +148,9 @@ def parse_model_kwargs(
             )
     if values.get("dtype") is not None:
         values["dtype"] = _dtype(values["dtype"])
+    if values.get("threads") is not None:
+        expected = "a positive number, or None for all of the machine's"
+        values["threads"] = require_count(values["threads"], "threads", expected)
     _check_types(values)
     if isinstance(values.get("ov_config"), str | Path):
         values["ov_config"] = _config_file(Path(values["ov_config"]))
@@ -161,9 +165,6 @@ def _check_types(values: Mapping[str, Any]) -> None:
             f"export is {values['export']!r}, expected True, False or None",
             "leave it out to convert only where there is no file",
         )
-    threads = values.get("threads")
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise OptionError(f"threads is {threads!r}", "a positive number, or None for all of the machine's")
     if not isinstance(values.get("compile", False), bool):
         raise OptionError(f"compile is {values['compile']!r}", "True or False")
     for key in ("file_name", "subfolder", "provider", "device", "attn_implementation"):

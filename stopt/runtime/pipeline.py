@@ -13,9 +13,10 @@ from types import MappingProxyType
 
 import numpy as np
 
-from stopt.errors import ForkError, OptionError
+from stopt.counts import require_count
+from stopt.errors import ForkError
 from stopt.folder import contained
-from stopt.runtime.batching import BatchLimits, plan_batches
+from stopt.runtime.batching import BatchLimits, plan_batches, portions, unfilled
 from stopt.runtime.modules import AutoEncoder, Features, Module, load_modules, weight_files
 from stopt.runtime.opened import OpenedFiles
 from stopt.runtime.options import EngineOptions, OnnxOptions, OpenVinoOptions
@@ -24,11 +25,6 @@ from stopt.runtime.tokenizer import Batch, Ints, Text, TextTokenizer, Tokens
 from stopt.spec import Backend, ModelSpec, Pooling, PoolingMode
 
 __all__ = ["Pipeline", "RunOptions", "characters"]
-
-# texts are tokenised a few batches ahead of the engine: enough to sort, little enough to start at once
-BATCHES_AHEAD = 16
-CHARACTERS_PER_TOKEN = 4  # in English; only how far ahead depends on it
-TEXTS_AHEAD = 64  # at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +50,8 @@ class RunOptions:
     def __post_init__(self) -> None:
         for name, what in (("batch_size", "texts"), ("max_batch_tokens", "tokens")):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise OptionError(f"{name} is {value!r}", f"a positive number of {what}, or None")
+            if value is not None:
+                require_count(value, name, f"a positive number of {what}, or None")
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +274,7 @@ class Pipeline:
         order = np.argsort(-lengths, kind="stable")
         rows, tokens = np.empty(0, np.int64), list[Tokens]()
         start = 0
-        for end in _portions(lengths[order], limits):
+        for end in portions(lengths[order], limits):
             new = order[start:end]
             start = end
             rows = np.concatenate([rows, new])
@@ -286,7 +282,7 @@ class Pipeline:
                 _prefixed([texts[row] for row in new], prompt), positions[new].tolist()
             )
             plan = list(plan_batches([len(row) for row in tokens], limits))
-            rest = _unfilled(plan) if end < len(order) else np.empty(0, np.int64)
+            rest = unfilled(plan) if end < len(order) else np.empty(0, np.int64)
             for chosen in plan:
                 yield rows[chosen], [tokens[each] for each in chosen]
             rows, tokens = rows[rest], [tokens[each] for each in rest]
@@ -365,28 +361,6 @@ def _beside_engine(root: Path, spec: ModelSpec) -> list[Path]:
         found.append(contained(root, each.tokenizer.path, "tokenizer.json"))
         found += weight_files(root, each.modules)
     return found
-
-
-def _portions(lengths: Ints, limits: BatchLimits) -> list[int]:
-    """Where to end each portion of texts that is tokenised at once, given their lengths in characters."""
-    if limits.tokens is None:
-        return [len(lengths)]
-    budget = BATCHES_AHEAD * limits.tokens * CHARACTERS_PER_TOKEN
-    sums = np.cumsum(lengths)
-    ends, start = list[int](), 0
-    while start < len(lengths):
-        reached = int(np.searchsorted(sums, (sums[start - 1] if start else 0) + budget, side="right"))
-        start = min(len(lengths), max(reached, start + TEXTS_AHEAD))
-        ends.append(start)
-    return ends
-
-
-def _unfilled(plan: list[Ints]) -> Ints:
-    """Take the last batches, which may be short, from a plan: their texts wait for others of their length."""
-    rest = [plan.pop()]
-    while plan and len(plan[-1]) > sum(map(len, rest)):
-        rest.append(plan.pop())
-    return np.concatenate(rest[::-1])
 
 
 def characters(text: Text) -> int:

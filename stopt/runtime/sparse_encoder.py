@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from stopt.counts import require_count
 from stopt.errors import OptionError, suggest
 from stopt.runtime.arrays import Array
 from stopt.runtime.loading import LoadRequest
@@ -189,17 +190,17 @@ class SparseEncoder(Model):
         """Encode with the prompt named ``query``, unless another is given, and a Router's query route; see :meth:`encode`."""
         return self.encode(
             inputs,
-            self._query_prompt(prompt, prompt_name),
-            prompt,
-            batch_size,
-            show_progress_bar,
-            convert_to_tensor,
-            convert_to_sparse_tensor,
-            save_to_cpu,
-            device,
-            max_active_dims,
-            pool,
-            chunk_size,
+            prompt_name=self._query_prompt(prompt, prompt_name),
+            prompt=prompt,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            convert_to_tensor=convert_to_tensor,
+            convert_to_sparse_tensor=convert_to_sparse_tensor,
+            save_to_cpu=save_to_cpu,
+            device=device,
+            max_active_dims=max_active_dims,
+            pool=pool,
+            chunk_size=chunk_size,
             max_batch_tokens=max_batch_tokens,
             task="query" if self._pipeline.routes else None,
         )
@@ -224,17 +225,17 @@ class SparseEncoder(Model):
         """Encode with the prompt named ``document``, ``passage`` or ``corpus``, and a Router's document route; see :meth:`encode`."""
         return self.encode(
             inputs,
-            self._document_prompt(prompt, prompt_name),
-            prompt,
-            batch_size,
-            show_progress_bar,
-            convert_to_tensor,
-            convert_to_sparse_tensor,
-            save_to_cpu,
-            device,
-            max_active_dims,
-            pool,
-            chunk_size,
+            prompt_name=self._document_prompt(prompt, prompt_name),
+            prompt=prompt,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            convert_to_tensor=convert_to_tensor,
+            convert_to_sparse_tensor=convert_to_sparse_tensor,
+            save_to_cpu=save_to_cpu,
+            device=device,
+            max_active_dims=max_active_dims,
+            pool=pool,
+            chunk_size=chunk_size,
             max_batch_tokens=max_batch_tokens,
             task="document" if self._pipeline.routes else None,
         )
@@ -349,5 +350,5 @@ class SparseEncoder(Model):
 
 
 def _check_count(name: str, value: Any) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise OptionError(f"{name} is {value!r}", "a positive number, or None")
+    if value is not None:
+        require_count(value, name, "a positive number, or None")

@@ -21,7 +21,7 @@ from stopt.runtime.sparse_arrays import Given, SparseRows, read_embeddings
 from stopt.runtime.tokenizer import Ints
 from stopt.spec import Similarity
 
-__all__ = ["intersect", "sparse_pairwise_similarity", "sparse_similarity"]
+__all__ = ["intersect", "is_dense", "sparse_pairwise_similarity", "sparse_similarity"]
 
 # rows of a vocabulary's width that are dense at a time: 32 MB
 DENSE_ROWS = 256
@@ -43,7 +43,7 @@ def sparse_similarity(a: Any, b: Any, function: Similarity) -> Array:
     Raises:
         InputError: If the widths differ, or it is not embeddings.
     """
-    if _is_dense(a) and _is_dense(b):
+    if is_dense(a) and is_dense(b):
         return similarity(a, b, function)
     left, right = _read(a, b)
     if not len(left.rows) or not len(right.rows):
@@ -72,7 +72,7 @@ def sparse_pairwise_similarity(a: Any, b: Any, function: Similarity) -> Array:
     Raises:
         InputError: If the widths or the numbers of rows differ, or it is not embeddings.
     """
-    if _is_dense(a) and _is_dense(b):
+    if is_dense(a) and is_dense(b):
         return pairwise_similarity(a, b, function)
     left, right = _read(a, b)
     x, y = left.rows, right.rows
@@ -128,9 +128,10 @@ def intersect(a: Any, b: Any) -> Any:
     return right.in_kind(SparseRows.from_pairs(*rows, (len(right.rows), right.rows.width)))
 
 
-def _is_dense(value: Any) -> bool:
+def is_dense(value: Any) -> bool:
+    """Whether something is neither a SciPy matrix, nor a tensor of a sparse layout, nor a list with one."""
     if isinstance(value, list | tuple):
-        return all(map(_is_dense, value))
+        return all(map(is_dense, value))
     if is_tensor(value):
         return str(value.layout) == "torch.strided"
     return type(value).__module__.partition(".")[0] != "scipy"

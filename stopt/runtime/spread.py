@@ -13,6 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from stopt.counts import require_count
 from stopt.errors import OptionError
 from stopt.runtime.arrays import is_tensor
 from stopt.runtime.memory import within_memory
@@ -207,9 +208,8 @@ class Spread:
     chunk_size: int | None = None
 
     def __post_init__(self) -> None:
-        size = self.chunk_size
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-            raise OptionError(f"chunk_size is {size!r}", "a positive number of texts, or None")
+        if self.chunk_size is not None:
+            require_count(self.chunk_size, "chunk_size", "a positive number of texts, or None")
 
     def run(
         self,

@@ -5,26 +5,25 @@ Shapes: B texts, T tokens of the longest of them.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer
 
 from stopt.errors import CorruptModel, InputError
 from stopt.folder import contained
 from stopt.preflight import vet_parts, vet_tokenizer
+from stopt.runtime.overrides import apply_overrides, state_of
 from stopt.runtime.trial import admit
 from stopt.spec import TokenizerSpec
 
-__all__ = ["Batch", "Ints", "Text", "TextTokenizer", "Tokens", "lower_case"]
+__all__ = ["Batch", "Ints", "Text", "TextTokenizer", "Tokens"]
 
 logger = logging.getLogger("stopt")
 
@@ -160,8 +159,8 @@ class TextTokenizer:
                 f"{self.file} is not a tokenizer: {error!s:.500}", "fetch the file again"
             ) from error
         parts = {"normalizer": tokenizer.normalizer, "pre_tokenizer": tokenizer.pre_tokenizer}
-        vet_parts(self.file, {name: part and _state(part) for name, part in parts.items()})
-        _apply_overrides(tokenizer, spec)
+        vet_parts(self.file, {name: part and state_of(part) for name, part in parts.items()})
+        apply_overrides(tokenizer, spec)
         tokenizer.no_padding()  # batches are padded here, to lengths of our choice
         tokenizer.no_truncation()  # and cut here
         self._tokenizer = tokenizer
@@ -349,56 +348,6 @@ def _longest_first(first: int, second: int, room: int | None) -> tuple[int, int]
         short = room // 2
         long = room - short
     return (long, short) if first > second else (short, long)
-
-
-def _apply_overrides(tokenizer: Tokenizer, spec: TokenizerSpec) -> None:
-    """Change the tokenizer as the constructors of transformers' classes do, then lower-case as sentence-transformers does."""
-    overrides = spec.overrides
-    if (settings := overrides.get("normalizer")) and isinstance(
-        tokenizer.normalizer, normalizers.BertNormalizer
-    ):
-        state = {**_state(tokenizer.normalizer), **settings}  # type: ignore[dict-item]
-        state.pop("type")
-        tokenizer.normalizer = normalizers.BertNormalizer(**state)
-    prefix = overrides.get("add_prefix_space")
-    if prefix is not None and tokenizer.pre_tokenizer is not None:
-        state = _state(tokenizer.pre_tokenizer)
-        if state.get("add_prefix_space", prefix) != prefix:
-            tokenizer.pre_tokenizer = getattr(pre_tokenizers, state.pop("type"))(
-                **{**state, "add_prefix_space": prefix}
-            )
-    if tokens := overrides.get("bos_eos"):
-        tokenizer.post_processor = _bos_eos_template(tokenizer, *tokens)  # type: ignore[misc]
-    if spec.lower_case:
-        lower_case(tokenizer)
-
-
-def lower_case(tokenizer: Tokenizer) -> None:
-    """Put lower-casing first in the normaliser, unless it is there already."""
-    normalizer = tokenizer.normalizer
-    rest = (
-        list(normalizer)
-        if isinstance(normalizer, normalizers.Sequence)
-        else [normalizer]
-        if normalizer
-        else []
-    )
-    if not any(isinstance(part, normalizers.Lowercase) for part in rest):
-        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *rest])
-
-
-def _bos_eos_template(tokenizer: Tokenizer, bos: str | None, eos: str | None) -> Any:
-    around = [f"{bos}:{{}} " if bos else "", f" {eos}:{{}}" if eos else ""]
-    single = f"{around[0]}$A:{{}}{around[1]}".replace("{}", "0")
-    second = f"{around[0]}$B:{{}}{around[1]}".replace("{}", "1")
-    specials = [(token, tokenizer.token_to_id(token)) for token in (bos, eos) if token]
-    return processors.TemplateProcessing(single=single, pair=f"{single} {second}", special_tokens=specials)
-
-
-def _state(component: Any) -> dict[str, Any]:
-    """The constructor arguments of a part of a tokenizer, and its class name under ``type``."""
-    state: dict[str, Any] = json.loads(component.__getstate__())
-    return state
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
