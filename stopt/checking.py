@@ -15,7 +15,8 @@ from stopt.folder import contained
 from stopt.parity import ParityReport, Reference, compare, samples_for, token_mismatch, tolerance_for
 from stopt.parts import parts_of, read_model
 from stopt.quality import QualityReport, Retrieval, StsPairs, read_retrieval, read_sts
-from stopt.runtime.encoding import EncodeOptions, encode, numpy_array
+from stopt.runtime.arrays import numpy_array
+from stopt.runtime.encoding import EncodeOptions, encode
 from stopt.runtime.options import OnnxOptions, OpenVinoOptions, TorchOptions, parse_model_kwargs
 from stopt.runtime.pipeline import Pipeline, RunOptions
 from stopt.runtime.scoring import ScoreOptions

@@ -129,7 +129,8 @@ def sparse(corpus) -> torch.Tensor:
     return torch.from_numpy(np.where(corpus > 0.15, corpus, 0)).to_sparse()
 
 
-@pytest.mark.filterwarnings("ignore:Sparse .* (is in beta|are implicitly disabled)")  # theirs makes torch say so
+# sentence-transformers makes torch say so
+@pytest.mark.filterwarnings("ignore:Sparse .* (is in beta|are implicitly disabled)")
 @pytest.mark.parametrize("function", ["cos_sim", "dot_score"])
 def test_sparse_tensors_are_searched_as_in_sentence_transformers(sparse, function) -> None:
     few = sparse.index_select(0, torch.arange(7))

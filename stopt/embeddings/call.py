@@ -18,6 +18,7 @@ from stopt.embeddings.quantization import FEW, quantize_embeddings
 from stopt.embeddings.ranges import RANGES, Ranges
 from stopt.errors import CorruptModel, OptionError
 from stopt.folder import contained
+from stopt.runtime.arrays import numpy_array
 from stopt.spec import ModelSpec, Normalize
 
 __all__ = ["OWN", "CallRanges", "quantize_call", "ranges_for_call", "rescales"]
@@ -112,7 +113,7 @@ def quantize_call(embeddings: Any, precision: str, ranges: CallRanges) -> npt.ND
             f"ranges={OWN!r} takes them from this call, as sentence-transformers does",
         )
     if chosen.is_binary:
-        values = embeddings.detach().float().cpu().numpy() if hasattr(embeddings, "detach") else embeddings
+        values = numpy_array(embeddings)
         for first in range(0, len(values), _ROWS):
             require_finite(values[first : first + _ROWS], first)
     return quantize_embeddings(embeddings, chosen, None if isinstance(ranges, str) else ranges)

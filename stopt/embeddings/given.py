@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from stopt.embeddings.codes import Precision
 from stopt.errors import InputError
+from stopt.runtime.arrays import numpy_array
+from stopt.runtime.modules import NORM_EPSILON
 
 __all__ = [
     "array",
@@ -19,8 +21,6 @@ __all__ = [
     "require_embeddings",
     "require_same_width",
 ]
-
-EPSILON = 1e-12  # length below which a vector counts as zero, as in sentence-transformers' normalisation
 
 
 def matrix(values: Any, what: str, *, integers: bool = False) -> npt.NDArray[Any]:
@@ -57,16 +57,14 @@ def array(values: Any) -> npt.NDArray[Any]:
     """Return an array, a tensor or a list of either as an array; no copy of an array."""
     if isinstance(values, list | tuple) and values:
         return np.stack([array(value) for value in values])
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        values = (values.float() if str(values.dtype) == "torch.bfloat16" else values).numpy()
-    return np.asarray(values)
+    found: npt.NDArray[Any] = numpy_array(values)
+    return found
 
 
 def lengths(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return the (N,) lengths of (N, E) vectors, a little more than nothing for zeros."""
     squares: npt.NDArray[Any] = np.einsum("ij,ij->i", values, values)
-    found: npt.NDArray[Any] = np.maximum(np.sqrt(squares), EPSILON)
+    found: npt.NDArray[Any] = np.maximum(np.sqrt(squares), NORM_EPSILON)
     return found
 
 

@@ -23,6 +23,7 @@ from stopt.embeddings.ranges import Ranges
 from stopt.embeddings.scoring import Levels, as_stored, stored_precision
 from stopt.embeddings.space import DEPTH, Compatibility, Space, neighbour_recall
 from stopt.errors import InputError, OptionError, SpaceError, UnsupportedModel, suggest
+from stopt.runtime.modules import l2_normalize
 from stopt.runtime.sentence_transformer import SentenceTransformer
 from stopt.spec import Similarity
 
@@ -274,7 +275,7 @@ class SearchIndex:
         for queries in (self.probes.embeddings, given):
             _, places = nearest(self.engine, queries, self._levels, DEPTH + 1, self._rescoring)
             found.append(places)
-        cosines = np.sum(_unit(given) * _unit(self.probes.embeddings), axis=1)
+        cosines = np.sum(l2_normalize(given) * l2_normalize(self.probes.embeddings), axis=1)
         recall = neighbour_recall(found[0], found[1], ids)
         return Compatibility(*names, len(ids), recall, float(cosines.mean()), float(cosines.min()))
 
@@ -360,8 +361,3 @@ def index_texts(
         lines=lines,
         probes=Probes(ids, np.ascontiguousarray(probes, np.float32)),
     )
-
-
-def _unit(values: Floats) -> Floats:
-    unit: Floats = values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
-    return unit

@@ -26,6 +26,7 @@ from stopt.embeddings.codes import (
 )
 from stopt.embeddings.ranges import Ranges, require_ordered
 from stopt.errors import InputError, OptionError, StoptWarning
+from stopt.runtime.arrays import numpy_array
 
 __all__ = [
     "FEW",
@@ -106,7 +107,7 @@ def dequantize_embeddings(
         InputError: If the codes are not of that precision, or ranges or dimension do not fit them.
     """
     chosen = parse_precision(precision)
-    values = _numpy(codes)
+    values = numpy_array(codes)
     if values.dtype != chosen.dtype or values.ndim not in (1, 2):
         raise InputError(
             f"{chosen.value} codes are {chosen.dtype} of shape (N, E), got {values.dtype} of shape {values.shape}",
@@ -209,7 +210,7 @@ def _given(ranges: Any, width: int) -> npt.NDArray[Any]:
     if isinstance(ranges, Ranges):
         given: npt.NDArray[Any] = ranges.array
     else:
-        given = _numpy(ranges)
+        given = numpy_array(ranges)
     if given.shape != (2, width):
         raise InputError(
             f"ranges have shape {given.shape}, expected (2, {width})",
@@ -236,7 +237,7 @@ def _width(width: int, dimension: int | None) -> int:
 
 def _float_array(embeddings: Any) -> npt.NDArray[Any]:
     """The embeddings as (N, E), (E,) or, for none, (0,) floats; no copy of an array."""
-    values = _stacked(embeddings) if isinstance(embeddings, Sequence) else _numpy(embeddings)
+    values = _stacked(embeddings) if isinstance(embeddings, Sequence) else numpy_array(embeddings)
     if values.dtype in (np.int8, np.uint8):
         raise InputError(
             f"expected float embeddings of shape (N, E), got {values.dtype}: these are codes already",
@@ -254,16 +255,9 @@ def _stacked(rows: Sequence[Any]) -> npt.NDArray[Any]:
     if isinstance(rows, str) or not len(rows):
         return np.asarray(rows)
     try:
-        return np.stack([_numpy(row) for row in rows])
+        return np.stack([numpy_array(row) for row in rows])
     except ValueError as error:
         raise InputError(
             f"expected float embeddings of shape (N, E), got rows that differ in shape: {error}",
             "encode all with the same model and the same truncate_dim",
         ) from error
-
-
-def _numpy(values: Any) -> npt.NDArray[Any]:
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        values = (values.float() if str(values.dtype) == "torch.bfloat16" else values).numpy()
-    return np.asarray(values)

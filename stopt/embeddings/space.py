@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from stopt.artifact import sha256
 from stopt.embeddings.exact import search_floats
-from stopt.embeddings.given import lengths
 from stopt.errors import InputError, SpaceError
+from stopt.runtime.modules import l2_normalize
 from stopt.runtime.sentence_transformer import SentenceTransformer
 
 __all__ = ["MIN_RECALL", "Compatibility", "Space", "index_compatibility", "neighbour_recall"]
@@ -250,7 +250,6 @@ def _label(model: SentenceTransformer, other: SentenceTransformer) -> str:
     return str(model.file)
 
 
-def _unit(embeddings: Any) -> Floats:
-    values = np.asarray(embeddings, np.float32)
-    unit: Floats = values / lengths(values)[:, None]
+def _unit(embeddings: npt.NDArray[Any]) -> Floats:
+    unit: Floats = l2_normalize(embeddings.astype(np.float32, copy=False))
     return unit

@@ -20,8 +20,8 @@ from stopt.parity.figures import score_figures, vector_figures
 from stopt.parity.report import ParityReport, Tolerance, judged, tolerance_for
 from stopt.parity.samples import check_texts, sample_pairs, sample_texts, samples_for
 from stopt.parity.their_tokenizer import plain_tokenizer
+from stopt.runtime.arrays import numpy_array
 from stopt.runtime.batching import BatchLimits, plan_batches
-from stopt.runtime.encoding import numpy_array
 from stopt.runtime.overrides import lower_case
 from stopt.runtime.pipeline import Pipeline
 from stopt.runtime.tokenizer import Text, Tokens

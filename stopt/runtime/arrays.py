@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Array", "is_tensor", "namespace"]
+__all__ = ["Array", "is_tensor", "namespace", "numpy_array"]
 
 Array = Any  # numpy.ndarray or torch.Tensor
 
@@ -26,3 +26,11 @@ def namespace(*arrays: Array) -> Any:
 def is_tensor(value: Any) -> bool:
     """Whether ``value`` is a torch tensor; imports nothing."""
     return type(value).__module__.partition(".")[0] == "torch"
+
+
+def numpy_array(values: Array) -> Any:
+    """Return a tensor as numpy's array, bfloat16 as float32, for numpy has none; an array, or a list of numbers, as an array."""
+    if is_tensor(values):
+        values = values.detach().cpu()
+        values = (values.float() if str(values.dtype) == "torch.bfloat16" else values).numpy()
+    return np.asarray(values)

@@ -11,7 +11,7 @@ import numpy as np
 
 from stopt.counts import require_count
 from stopt.errors import InputError, OptionError
-from stopt.runtime.encoding import numpy_array
+from stopt.runtime.arrays import numpy_array
 from stopt.runtime.inputs import read_inputs, read_pairs
 from stopt.runtime.loading import LoadRequest
 from stopt.runtime.model import Model

@@ -16,7 +16,7 @@ from stopt.counts import is_whole
 from stopt.embeddings.call import CallRanges, quantize_call, ranges_for_call
 from stopt.embeddings.codes import Precision, parse_precision
 from stopt.errors import MissingExtra, OptionError, suggest
-from stopt.runtime.arrays import Array, is_tensor
+from stopt.runtime.arrays import Array, is_tensor, numpy_array
 from stopt.runtime.inputs import read_inputs
 from stopt.runtime.modules import Features, l2_normalize
 from stopt.runtime.pipeline import Pipeline, RunOptions
@@ -24,7 +24,7 @@ from stopt.runtime.rows import check_vectors
 from stopt.runtime.spread import Spread
 from stopt.runtime.tokenizer import Ints, Text
 
-__all__ = ["EncodeOptions", "embed", "embed_each", "encode", "joined", "numpy_array", "require_torch"]
+__all__ = ["EncodeOptions", "embed", "embed_each", "encode", "joined", "require_torch"]
 
 _OUTPUTS = ("sentence_embedding", "token_embeddings")
 
@@ -196,15 +196,6 @@ def _finish(embeddings: Array | None, options: EncodeOptions, ranges: CallRanges
         return numpy_array(embeddings)
     tensor = embeddings if is_tensor(embeddings) else require_torch().from_numpy(embeddings)
     return tensor if options.as_tensor else list(tensor)
-
-
-def numpy_array(embeddings: Array) -> Any:
-    """Turn the engine's array into numpy's; bfloat16 becomes float32."""
-    if not is_tensor(embeddings):
-        return embeddings
-    if str(embeddings.dtype) == "torch.bfloat16":  # numpy has none
-        embeddings = embeddings.float()
-    return embeddings.cpu().numpy()
 
 
 def require_torch() -> Any:

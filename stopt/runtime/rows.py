@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stopt.errors import VectorError
-from stopt.runtime.arrays import Array, is_tensor
+from stopt.runtime.arrays import Array, is_tensor, numpy_array
 from stopt.runtime.tokenizer import Ints, Text
 from stopt.spec import StaticEmbedding
 
@@ -51,8 +51,8 @@ def check_vectors(pipeline: Pipeline, texts: Sequence[Text], vectors: Array, pos
     if fine:
         return
     finite, zero = (
-        _numpy(vectors.isfinite() if is_tensor(vectors) else np.isfinite(vectors)).all(1),
-        ~_numpy(vectors != 0).any(1),
+        numpy_array(vectors.isfinite() if is_tensor(vectors) else np.isfinite(vectors)).all(1),
+        ~numpy_array(vectors != 0).any(1),
     )
     suspects = np.flatnonzero(~finite | zero)
     lengths = [len(each) for each in pipeline.tokenizer.tokenize([texts[row] for row in suspects.tolist()])]
@@ -77,7 +77,7 @@ def check_finite(values: Array, positions: Ints | None, what: str) -> None:
     finite = values.isfinite() if is_tensor(values) else np.isfinite(values)
     if finite.all():
         return
-    rows = np.flatnonzero(~_numpy(finite).reshape(len(values), -1).all(1))
+    rows = np.flatnonzero(~numpy_array(finite).reshape(len(values), -1).all(1))
     _refuse(
         [int(row) for row in rows], len(values), f"NaN or infinity in its {what}", positions, _OF_OVERFLOW
     )
@@ -95,7 +95,3 @@ def _refuse(rows: Sequence[int], count: int, what: str, positions: Ints | None, 
         hint,
         rows=sorted(places),
     )
-
-
-def _numpy(array: Array) -> Any:
-    return array.cpu().numpy() if is_tensor(array) else np.asarray(array)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from stopt.errors import OptionError, suggest
-from stopt.runtime.arrays import Array, is_tensor, namespace
-from stopt.runtime.encoding import joined, numpy_array, require_torch
+from stopt.runtime.arrays import Array, is_tensor, namespace, numpy_array
+from stopt.runtime.encoding import joined, require_torch
 from stopt.runtime.modules import activate
 from stopt.runtime.pipeline import Pipeline, RunOptions
 from stopt.runtime.rows import check_finite

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from stopt.errors import InputError, MissingExtra
-from stopt.runtime.arrays import Array, is_tensor
-from stopt.runtime.encoding import numpy_array, require_torch
+from stopt.runtime.arrays import Array, is_tensor, numpy_array
+from stopt.runtime.encoding import require_torch
 from stopt.runtime.tokenizer import Ints
 
 __all__ = [
