@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
@@ -277,15 +278,16 @@ class TextTokenizer:
             texts: Texts.
             owners: For each, the position in the call of the input that it belongs to.
         """
-        limit = self.spec.max_seq_length
-        whole = texts
+        limit = sys.maxsize if self.spec.max_seq_length is None else self.spec.max_seq_length
+        long = [row for row, text in enumerate(texts) if len(text) > LONG_TEXT]
+        parts = list(texts)
         try:
-            if limit is not None:
-                texts = [self._shorten(text, limit) if len(text) > LONG_TEXT else text for text in whole]
-            encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            for row in long:
+                parts[row] = self._shorten(texts[row], limit)
+            encodings = self._tokenizer.encode_batch_fast(parts, add_special_tokens=False)
         except BaseException as error:
             if isinstance(error, TypeError | UnicodeError):
-                for owner, text in zip(owners, texts, strict=True):
+                for owner, text in zip(owners, parts, strict=True):
                     _check_unicode(owner, text)
             if not _is_of_library(error):
                 raise
@@ -293,11 +295,12 @@ class TextTokenizer:
                 f"{self.file} cannot tokenise a text: {error!s:.500}", "fetch the file again"
             ) from error
         found = [encoding.ids for encoding in encodings]
-        for owner, text, part, ids in zip(owners, whole, texts, found, strict=True):
-            if limit is not None and len(part) < len(text) and len(ids) < _enough(limit):
+        for row in long:
+            size, kept, count = len(texts[row]), len(parts[row]), len(found[row])
+            if kept < size and count < _enough(limit):
                 logger.warning(
                     "text %d has %d characters, and the %s %d of them make only %d tokens; the others are left out",
-                    *(owner, len(text), "last" if self._cuts_left else "first", len(part), len(ids)),
+                    *(owners[row], size, "last" if self._cuts_left else "first", kept, count),
                 )
         return found
 
