@@ -389,9 +389,6 @@ def test_openvino_precision_is_the_callers(exported: Path, tmp_path: Path) -> No
         assert np.abs(served.encode(TEXTS) - expected).max() < 1e-5
 
 
-@pytest.mark.skipif(
-    "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"), reason="the CPU has no bfloat16"
-)
 @pytest.mark.parametrize("given", [None, 7])
 def test_openvino_keeps_few_plans_unless_told_otherwise(
     exported: Path, monkeypatch, given: int | None
@@ -417,6 +414,9 @@ def test_openvino_keeps_few_plans_unless_told_otherwise(
     assert openvino_session.PLANS <= 100
 
 
+@pytest.mark.skipif(
+    "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"), reason="the CPU has no bfloat16"
+)
 def test_openvino_computes_in_bfloat16_when_told(exported: Path) -> None:
     exact = _load(exported, backend="openvino", dtype="float32").encode(TEXTS)
     served = _load(exported, backend="openvino", dtype="bfloat16")
