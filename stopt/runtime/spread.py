@@ -33,7 +33,8 @@ SHARE = 0.25
 # (MiniLM in int8, 2 workers, 400 texts: 2,048 is 5 % slower)
 FEWEST_CHARACTERS = 8_192
 MOST_TEXTS = 5_000  # of a chunk: what is lost with a worker, and what a worker holds
-CHARACTERS_PER_TOKEN = 6  # more than any language has; what is beyond the model's limit costs nothing
+# of a text, as far as its work goes: more than any language has; what is beyond the model's limit costs nothing
+COUNTED_CHARACTERS_PER_TOKEN = 6
 
 OptionsOf = TypeVar("OptionsOf", contravariant=True)
 ValueOf = TypeVar("ValueOf", covariant=True)
@@ -272,7 +273,7 @@ def plan_chunks(
     if chunk_size is not None:
         return [order[start : start + chunk_size] for start in range(0, len(order), chunk_size)]
     if max_seq_length is not None:
-        lengths = np.minimum(lengths, max_seq_length * CHARACTERS_PER_TOKEN)
+        lengths = np.minimum(lengths, max_seq_length * COUNTED_CHARACTERS_PER_TOKEN)
     sums = np.cumsum(lengths[order] + 1)  # a text costs something, however short
     plan = list[Ints]()
     start, done = 0, 0

@@ -33,7 +33,7 @@ Text = str | tuple[str, str]
 
 # A text is cut to this many characters per token that is kept before it is tokenised, and to more only where that
 # gave too few tokens; 32 is far beyond the 4 to 5 characters a token has in practice.
-CHARACTERS_PER_TOKEN = 32
+FIRST_CHARACTERS_PER_TOKEN = 32
 # What comes after the larger of the two is cut off, however few tokens there are so far: with a warning, for then the
 # result may be another. 2 M characters take a second and up to 300 MB, ten times as many ten times that.
 MOST_CHARACTERS = 2_097_152
@@ -315,7 +315,7 @@ class TextTokenizer:
         further until it has enough of them, up to a size.
         """
         most = max(MOST_CHARACTERS, limit * MOST_CHARACTERS_PER_TOKEN)
-        size = max(LONG_TEXT // 2, limit * CHARACTERS_PER_TOKEN)
+        size = max(LONG_TEXT // 2, limit * FIRST_CHARACTERS_PER_TOKEN)
         while size < min(len(text), most):
             part = self._part(text, size)
             if len(self._tokenizer.encode(part, add_special_tokens=False).ids) >= _enough(limit):
