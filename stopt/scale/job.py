@@ -146,10 +146,12 @@ class EncodeJob:
     force: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("shard_size", "chunk_size", "workers"):
-            if (getattr(self, name) or 1) < 1 or getattr(self, name) == 0:
-                raise OptionError(f"{name} is {getattr(self, name)!r}", "a positive number")
-
+        counts = {"shard_size": self.shard_size, "chunk_size": self.chunk_size}
+        if self.workers is not None:
+            counts["workers"] = self.workers
+        for name, count in counts.items():
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                raise OptionError(f"{name} is {count!r}", "a positive whole number")
         if self.ray_address is not None and self.engine is not Engine.RAY:
             raise OptionError("a Ray address is given, and the engine is not ray", "add --engine ray")
 
