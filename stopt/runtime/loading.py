@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from glob import escape
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from stopt import hub
 from stopt.artifact import MANIFEST, default_file, engine_files, engine_files_among, is_plain, locate
@@ -33,9 +33,11 @@ from stopt.spec import (
 )
 from stopt.staging import settle
 
-__all__ = ["LoadRequest", "open_pipeline"]
+__all__ = ["LoadRequest", "open_pipeline", "with_backend"]
 
 logger = logging.getLogger("stopt")
+
+T = TypeVar("T")
 
 _ENGINE_PACKAGES = {Backend.ONNX: "onnxruntime", Backend.OPENVINO: "openvino", Backend.TORCH: "torch"}
 # how names of files tell their precision: optimum's and stopt's
@@ -98,27 +100,48 @@ class LoadRequest:
 def open_pipeline(request: LoadRequest) -> Pipeline:
     """Find the model, choose its file, convert it if there is none and that is possible, and open it.
 
-    A folder that is given new files just then is opened once more.
-
     Raises:
         StoptError: One of the many that finding, reading and opening raise; see :mod:`stopt.errors`.
     """
+    return _settled(request, _open_pipeline)
+
+
+def with_backend(request: LoadRequest) -> LoadRequest:
+    """Name the engine in a request that leaves it open, and log which one was picked; any other stays as it is.
+
+    For several processes that are to open the same: it is said once, and all have the same one.
+
+    Raises:
+        StoptError: As :func:`open_pipeline`, where no engine can be picked.
+    """
+    return _settled(request, _with_backend)
+
+
+def _settled(request: LoadRequest, step: Callable[[LoadRequest], T]) -> T:
+    """Do something with a model; where its folder is given new files just then, once more."""
     manifest = Path(request.reference) / MANIFEST
     before = identity(manifest)
     try:
-        return _open_pipeline(request)
+        return step(request)
     except StoptError:
         if identity(manifest) == before and not settle(manifest.parent):
             raise
-    return _open_pipeline(request)
+    return step(request)
 
 
-def _open_pipeline(request: LoadRequest) -> Pipeline:
+def _with_backend(request: LoadRequest) -> LoadRequest:
     backend = parse_backend(request.backend) or _backend_of_file(request.model_kwargs)
     if backend is None:
         source = request.fetch([pattern for each in ENGINES for pattern in _wanted(each, None)])
         request = request.pinned_to(source)
         backend = _pick_backend(source.folder, request.kind)
+    return replace(request, backend=backend.value)
+
+
+def _open_pipeline(request: LoadRequest) -> Pipeline:
+    request = _with_backend(request)
+    backend = parse_backend(request.backend)
+    assert backend is not None
     options = parse_model_kwargs(backend, request.model_kwargs, request.threads)
     wanted = _wanted(backend, getattr(options, "file_name", None), options.subfolder)
     source = request.fetch(wanted)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from stopt.runtime.loading import LoadRequest, with_backend
 from stopt.runtime.memory import within_memory
 from stopt.runtime.pipeline import characters
 from stopt.runtime.tokenizer import Text
@@ -63,9 +64,15 @@ def hired(options: ModelOptions, workers: int, *, tokens: bool) -> Iterator[Crew
         encoder = Encoder(options, tokens=tokens)
         yield Crew(encoder.about(), lambda chunks: (encode_chunk(encoder, chunk) for chunk in chunks))
         return
-    with WorkerPool(_Source(options, tokens), devices, options.threads) as pool:
+    with WorkerPool(_Source(_with_backend(options), tokens), devices, options.threads) as pool:
         (about,) = pool.map(_Describe(), [None])
         yield Crew(about, lambda chunks: pool.map(_Encode(), chunks))
+
+
+def _with_backend(options: ModelOptions) -> ModelOptions:
+    """The same with the engine named, which every worker would otherwise pick, and say so."""
+    request = LoadRequest(options.model, options.backend, model_kwargs=options.model_kwargs)
+    return replace(options, backend=with_backend(request).backend)
 
 
 def encode_chunk(encoder: Encoder, chunk: Texts) -> Encoded:

@@ -310,6 +310,25 @@ def test_a_corpus_of_several_files_becomes_shards(run, served, model, tmp_path, 
     assert result.stdout == f"{tmp_path / 'out'}  15 x 32 float32\n"
 
 
+@pytest.mark.parametrize("quiet", [True, False])
+def test_the_engine_that_was_picked_is_said_once_by_however_many_workers(
+    served, lines, tmp_path, quiet
+) -> None:
+    """As by one process: workers are given it, and have nothing to say."""
+    said = []
+    for workers in (1, 3):
+        command = ["encode", served, lines, "-o", tmp_path / f"{workers}.npy", "--workers", workers]
+        done = subprocess.run(
+            [sys.executable, "-m", "stopt", *map(str, command), *(["-q"] if quiet else [])],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0
+        said.append([line for line in done.stderr.splitlines() if "a second" not in line])
+    assert said[0] == said[1]
+    assert sum("picked" in line for line in said[0]) == 1
+
+
 def test_rows_that_were_rejected_are_told(run, served, tmp_path) -> None:
     content = '{"text": "one"}\n{"text": "\\ud800"}\n{"text": "three"}\n'
     args = ["--jsonl", "--on-error", "reject", "-o", tmp_path / "out.jsonl"]
