@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,9 +22,12 @@ from pyarrow import parquet
 
 from stopt import CrossEncoder, SentenceTransformer, SparseEncoder
 from stopt.embeddings.ranges import RANGES, Ranges
-from stopt.errors import ArtifactError, InputError, OptionError
+from stopt.errors import ArtifactError, CorruptModel, InputError, OptionError
+from stopt.runtime.sparse_arrays import SparseRows
 from stopt.scale import EncodeJob, Format, ModelOptions, OnError, encode_corpus, stream
+from stopt.scale.formats import Rows, open_writer
 from stopt.scale.shards import JobFolder
+from stopt.spec import ModelKind
 
 NUMBER = 100
 
@@ -187,6 +192,36 @@ def test_sparse_vectors(tiny, tmp_path, ending) -> None:
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
+def test_a_shard_of_sparse_vectors_is_not_held_in_memory(tmp_path) -> None:
+    """Sixteen calls of 800 kB each; the file is the one that a single call makes of them all."""
+    rows, active, width, calls = 1000, 100, 30_000, 16
+    rng = np.random.default_rng(0)
+    columns = np.sort(rng.integers(0, width, (calls * rows, active), np.int32)).reshape(-1)
+    values = rng.random(columns.size, np.float32)
+
+    def block(first: int, count: int) -> Rows:
+        part = slice(first * active, (first + count) * active)
+        found = SparseRows(np.arange(count + 1) * active, columns[part].copy(), values[part].copy(), width)
+        return Rows(range(count), [""] * count, found, ModelKind.SPARSE)
+
+    def write(name: str, blocks: Iterable[Rows]) -> None:
+        writer = open_writer(tmp_path / name, Format.NPZ)
+        for each in blocks:
+            writer.add(each)
+        writer.close()
+
+    write("whole.npz", [block(0, calls * rows)])
+    tracemalloc.start()
+    try:
+        write("parts.npz", (block(call * rows, rows) for call in range(calls)))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * 8 * rows * active
+    assert (tmp_path / "parts.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"parts.npz", "whole.npz"}
+
+
 @pytest.mark.parametrize("ending", ["npy", "jsonl", "parquet"])
 @pytest.mark.parametrize("labels", [1, 3])
 def test_scores_of_pairs(tiny, tmp_path, ending, labels) -> None:
@@ -297,6 +332,76 @@ def test_or_goes_to_a_file_with_the_reason(job, broken, static, tmp_path) -> Non
     assert report.rejects is None
 
 
+@pytest.fixture
+def rejecting(job, tmp_path) -> EncodeJob:
+    """1,000 rows in shards of 30, of which two of three are none; shards 5 to 9 have no such row, 10 to 14 no other."""
+    lines = [json.dumps({"text": text}) for text in texts_of(1000)]
+    for number in range(1000):
+        if (number % 3 and not 150 <= number < 300) or 300 <= number < 450:
+            lines[number] = json.dumps({"body": "é" * (number % 7)}, ensure_ascii=False)
+    file = tmp_path / "rejecting.jsonl"
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return replace(job, inputs=[file], on_error=OnError.REJECT)
+
+
+def rejected_of(file: Path) -> list[int]:
+    return [json.loads(line)["number"] for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def test_rejected_rows_are_in_files_until_the_job_is_complete(rejecting) -> None:
+    with pytest.raises(StopError):
+        encode_corpus(rejecting, tell=stop_after(460))
+    progress = rejecting.output / "_progress"
+    records = [json.loads(path.read_text()) for path in sorted(progress.glob("*.json"))]
+    assert [each["rejected"] for each in records] == [20] * 5 + [0] * 5 + [30] * 5
+    assert [each["written"] + each["rejected"] for each in records] == [30] * 15
+    files = sorted(progress.glob("*.rejected.jsonl"))
+    assert [int(path.name[:6]) for path in files] == [*range(5), *range(10, 15)]
+    assert rejected_of(files[0]) == [number for number in range(30) if number % 3]
+    assert not (rejecting.output / "_rejected.jsonl").exists()
+    report = encode_corpus(replace(rejecting, resume=True))
+    numbers = [
+        number for number in range(1000) if (number % 3 and not 150 <= number < 300) or 300 <= number < 450
+    ]
+    assert rejected_of(rejecting.output / "_rejected.jsonl") == numbers
+    assert (report.rejected, report.kept_rows) == (len(numbers), 450)
+    assert not progress.exists()
+
+
+def test_memory_does_not_grow_with_rejected_rows(job, tmp_path) -> None:
+    """Kept, a row's reason alone would be more than what is allowed for it here."""
+
+    def peak(rows: int) -> int:
+        file = tmp_path / f"{rows}.jsonl"
+        file.write_text('{"body": "no text at all"}\n' * rows)
+        chosen = replace(job, inputs=[file], output=tmp_path / str(rows), on_error=OnError.REJECT)
+        tracemalloc.start()
+        try:
+            report = encode_corpus(replace(chosen, shard_size=1000, chunk_size=100))
+            found = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert report.rejected == rows
+        return found
+
+    peak(100)  # what is imported and cached once
+    assert peak(41_000) - peak(1000) < 40_000 * 20
+
+
+@pytest.mark.parametrize("damage", ["removed", "cut"])
+def test_a_shard_is_made_again_whose_rejected_rows_are_not_all_there(rejecting, tmp_path, damage) -> None:
+    encode_corpus(replace(rejecting, output=tmp_path / "whole"))
+    with pytest.raises(StopError):
+        encode_corpus(rejecting, tell=stop_after(460))
+    file = rejecting.output / "_progress" / "000003.rejected.jsonl"
+    if damage == "removed":
+        file.unlink()
+    else:
+        os.truncate(file, file.stat().st_size - 9)
+    assert encode_corpus(replace(rejecting, resume=True)).kept_rows == 420
+    assert tree(rejecting.output) == tree(tmp_path / "whole")
+
+
 def test_an_embedding_that_is_not_finite_is_refused(static, tmp_path) -> None:
     import safetensors.numpy
 
@@ -365,6 +470,91 @@ def test_an_interrupted_job_goes_on_and_ends_with_the_same_bytes(job, tmp_path, 
     again = encode_corpus(replace(job, resume=True))
     assert again.shape == (NUMBER, 24)
     assert tree(job.output) == tree(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("died", ["as they were put together", "afterwards"])
+@pytest.mark.parametrize("name", ["out", "out.jsonl"])
+def test_so_does_one_that_was_interrupted_at_its_end(rejecting, tmp_path, monkeypatch, name, died) -> None:
+    whole, chosen = tmp_path / f"whole-{name}", replace(rejecting, output=tmp_path / name, resume=True)
+    encode_corpus(replace(rejecting, output=whole))
+    copied, removed = shutil.copyfileobj, shutil.rmtree
+
+    def copy_some(source, target) -> None:
+        copied(source, target)
+        if source.name.endswith("000012.rejected.jsonl"):
+            raise StopError
+
+    def remove_no_progress(path, **options) -> None:
+        if (path.parent / "_SUCCESS").exists():
+            raise StopError
+        removed(path, **options)
+
+    with monkeypatch.context() as patch:
+        if died == "afterwards":
+            patch.setattr("stopt.scale.shards.shutil.rmtree", remove_no_progress)
+        else:
+            patch.setattr("stopt.scale.shards.shutil.copyfileobj", copy_some)
+        with pytest.raises(StopError):
+            encode_corpus(chosen)
+    folder = chosen.output if name == "out" else tmp_path / "out.jsonl.job"
+    for left in ("._rejected.jsonl.123", ".part-000040.rejected.jsonl.123-ab", "._manifest.json.123"):
+        (folder / left).touch()  # of a process that was killed
+    assert encode_corpus(chosen).kept_rows == 1000
+    if name == "out":
+        assert tree(chosen.output) == tree(whole)
+    else:
+        assert chosen.output.read_bytes() == whole.read_bytes()
+        rejects, wanted = (path.with_name(f"{path.name}.rejected.jsonl") for path in (chosen.output, whole))
+        assert rejects.read_bytes() == wanted.read_bytes()
+        assert {path.name for path in folder.iterdir()} == {"_SUCCESS", "_job.json", "_manifest.json"}
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_a_job_of_an_older_version_is_refused(job, complete) -> None:
+    """Of schema 1 a record had the rejected rows themselves where this one has their number."""
+    if complete:
+        encode_corpus(job)
+    else:
+        with pytest.raises(StopError):
+            encode_corpus(job, tell=stop_after(70))
+    description = job.output / "_job.json"
+    document = json.loads(description.read_text())
+    description.write_text(json.dumps(document | {"schema": 1}))
+    for record in (job.output / "_progress").glob("*.json"):
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"rejected": []}))
+    before = tree(job.output)
+    with pytest.raises(ArtifactError) as caught:
+        encode_corpus(replace(job, resume=True))
+    assert caught.value.message == (
+        f"{job.output} has a job of another version of stopt in it: its schema is 1, not 2"
+    )
+    assert caught.value.hint == "go on with that version; or start again: --force"
+    assert tree(job.output) == before
+    assert encode_corpus(replace(job, force=True)).kept_rows == 0
+
+
+def test_a_record_that_is_none_is_named(job) -> None:
+    with pytest.raises(StopError):
+        encode_corpus(job, tell=stop_after(70))
+    record = job.output / "_progress" / "000001.json"
+    record.write_text('{"shard": 1}')
+    with pytest.raises(CorruptModel) as caught:
+        encode_corpus(replace(job, resume=True))
+    assert caught.value.message.startswith(f"{record} is no record of a shard: ")
+    assert caught.value.hint == "delete it: the shard is made again"
+    record.unlink()
+    assert encode_corpus(replace(job, resume=True)).kept_rows == 30
+
+
+def test_a_manifest_may_be_as_large_as_that_of_a_billion_rows(job, tmp_path) -> None:
+    encode_corpus(job)
+    manifest = job.output / "_manifest.json"
+    with manifest.open("a") as file:
+        file.write(" " * 30_000_000)
+    assert encode_corpus(replace(job, resume=True)).kept_rows == NUMBER
+    shutil.copytree(job.output, tmp_path / "next")
+    shutil.move(tmp_path / "next", job.output / ".next")
+    assert encode_corpus(replace(job, resume=True)).kept_rows == NUMBER
 
 
 @pytest.mark.parametrize("ending", ["npy", "jsonl", "parquet"])
@@ -520,15 +710,19 @@ def kill_and_resume(job: EncodeJob, seed: int) -> None:
     """Kill it when a random number of shards is there, and a moment later; then let it end."""
     moments = np.random.default_rng(seed)
     shards, delay = int(moments.integers(0, 30)), float(moments.uniform(0, 0.02))
-    process = start(job, "--resume")
+    args = ["--resume", "--on-error", job.on_error.value]
+    process = start(job, *args)
     while process.poll() is None and shards_of(job) < shards:
         time.sleep(0.001)
     time.sleep(delay)
     process.kill()
     process.communicate()
-    done = start(job, "--resume")
-    assert done.communicate(timeout=100)[1] == ""
+    done = start(job, *args)
+    said = done.communicate(timeout=100)[1]
     assert done.returncode == 0
+    rejected = json.loads((job.output / "_manifest.json").read_text())["rejected"]
+    warning = f"Warning: {rejected:,} rows could not be encoded: {job.output / '_rejected.jsonl'}\n"
+    assert said == (warning if rejected else "")
 
 
 @pytest.fixture
@@ -548,6 +742,19 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_bytes(long_job, tmp_path, s
         chosen = replace(long_job, output=tmp_path / f"killed-{seed}")
         kill_and_resume(chosen, seed)
         assert tree(chosen.output) == tree(long_job.output)
+        shutil.rmtree(chosen.output)
+
+
+@pytest.mark.parametrize(
+    "seeds", [range(2), pytest.param(range(2, 20), marks=pytest.mark.slow, id="20 kills")]
+)
+def test_so_does_one_with_many_rejected_rows(rejecting, tmp_path, seeds) -> None:
+    whole = replace(rejecting, output=tmp_path / "whole", chunk_size=2048)
+    encode_corpus(whole)
+    for seed in seeds:
+        chosen = replace(whole, output=tmp_path / f"killed-{seed}")
+        kill_and_resume(chosen, seed)
+        assert tree(chosen.output) == tree(whole.output)
         shutil.rmtree(chosen.output)
 
 
@@ -709,6 +916,16 @@ def test_options_that_do_not_fit_are_refused(job, change, message, hint) -> None
 
 
 @pytest.mark.parametrize("name", ["shard_size", "chunk_size", "workers"])
-def test_sizes_are_positive(job, name) -> None:
-    with pytest.raises(OptionError, match=f"{name} is 0"):
-        replace(job, **{name: 0})
+@pytest.mark.parametrize("value", [0, -1, True, False, 2.0, 0.5, "2", ""])
+def test_sizes_are_positive(job, name, value) -> None:
+    with pytest.raises(OptionError) as caught:
+        replace(job, **{name: value})
+    assert caught.value.message == f"{name} is {value!r}"
+    assert caught.value.hint == "a positive whole number"
+
+
+@pytest.mark.parametrize("name", ["shard_size", "chunk_size"])
+def test_sizes_are_given(job, name) -> None:
+    with pytest.raises(OptionError, match=f"{name} is None"):
+        replace(job, **{name: None})
+    assert replace(job, workers=None).workers is None

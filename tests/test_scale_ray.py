@@ -107,6 +107,30 @@ def test_a_cluster_goes_on_with_what_one_process_began(cluster, job, tmp_path) -
     assert chosen.output.read_bytes() == whole.output.read_bytes()
 
 
+def test_a_cluster_makes_shards_again_that_are_not_as_recorded(cluster, job, tmp_path) -> None:
+    class StopError(Exception):
+        pass
+
+    def stop(progress) -> None:
+        if progress.rows > 30:
+            raise StopError
+
+    rows = [{"text": text, "key": str(place)} for place, text in enumerate(texts_of(50))]
+    for row in rows[::3]:
+        del row["text"]
+    (tmp_path / "some.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    chosen = replace(job, inputs=[tmp_path / "some.jsonl"], on_error=OnError.REJECT, resume=True)
+    whole = local(chosen, tmp_path / "whole")
+    encode_corpus(whole)
+    with pytest.raises(StopError):
+        encode_corpus(local(chosen, chosen.output), tell=stop)
+    os.truncate(chosen.output / "part-000000.parquet", 100)
+    (chosen.output / "_progress" / "000001.rejected.jsonl").unlink()
+    report = encode_corpus(chosen)
+    assert (report.kept_rows, report.rejected) == (10, 17)
+    assert tree(chosen.output) == tree(whole.output)
+
+
 @pytest.mark.scorecard("F18")
 def test_a_killed_actor_costs_time_and_no_rows(cluster, job, tmp_path) -> None:
     file = write_texts(tmp_path, "txt", texts_of(6000), "long")

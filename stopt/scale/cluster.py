@@ -284,7 +284,7 @@ class ShardMaker:
                 plan.job, folder, plan.format, corpus, corpus.chunks(plan.job), self._crew, lambda _: None
             )
         except Exception as error:
-            folder.staged(number).unlink(missing_ok=True)
+            folder.discard()
             return Report.of(error)
         return None
 

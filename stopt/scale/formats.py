@@ -218,20 +218,25 @@ def _read_header(path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 
 class _NpzWriter:
-    """What SciPy reads as a CSR matrix. A shard is kept until it is complete: the file has its parts one after the other."""
+    """What SciPy reads as a CSR matrix. The file has its parts one after the other, so each call's are in one of their own."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._blocks: list[SparseRows] = []
+        self._parts: list[Path] = []
 
     def add(self, rows: Rows) -> None:
-        assert isinstance(rows.block, SparseRows)
-        self._blocks.append(rows.block)
+        block = rows.block
+        assert isinstance(block, SparseRows)
+        part = self._path.with_name(f"{self._path.name}.{len(self._parts)}")
+        _write_npz(part, lambda name: iter([getattr(block, name)]))
+        self._parts.append(part)
 
     def close(self) -> None:
-        blocks, self._blocks = self._blocks, []
-        if blocks:
-            _write_npz(self._path, lambda name: (getattr(block, name) for block in blocks))
+        parts, self._parts = self._parts, []
+        if parts:
+            _join_npz(parts, self._path)
+        for part in parts:
+            part.unlink()
 
 
 def _write_npz(path: Path, arrays: Callable[[str], Iterator[Any]]) -> None:

@@ -15,8 +15,9 @@ from stopt.scale.crew import Crew, hired
 from stopt.scale.encoder import About
 from stopt.scale.formats import Rows, Writer, open_writer
 from stopt.scale.job import EncodeJob, Format, OnError
+from stopt.scale.records import Made, Record
 from stopt.scale.results import Refused, combined, encoded, look, stop_at
-from stopt.scale.shards import JobFolder, Made, Record
+from stopt.scale.shards import JobFolder
 from stopt.scale.sources import InputFile
 from stopt.spec import ModelKind
 
@@ -177,19 +178,19 @@ class _Shard:
         self._first = chunk.first
         self._folder = folder
         self._digest = hashlib.sha256()
-        self._refused: list[Refused] = []
         self._shape: tuple[int, ...] = ()
         self._dtype = ""
         self._written = self._active = 0
         self._writer: Writer = open_writer(folder.staged(self.number), format_)
 
     def add(self, chunk: Chunk, rows: Rows, refused: Sequence[Refused]) -> None:
-        """Write the results of a chunk."""
+        """Write the results of a chunk, and which of its rows have none."""
         self._writer.add(rows)
         chunk.digest(self._digest)
         self.rows += len(chunk.rows)
         self._written += len(rows.ids)
-        self._refused += refused
+        if refused:
+            self._folder.reject(self.number, [each for each, _ in refused])
         self._shape, self._dtype, active = look(rows.block)
         self._active += active
 
@@ -202,11 +203,11 @@ class _Shard:
                 first_row=self._first,
                 rows=self.rows,
                 written=self._written,
+                rejected=self.rows - self._written,
                 text_sha256=self._digest.hexdigest(),
                 shape=self._shape,
                 dtype=self._dtype,
                 active=self._active,
-                rejected=tuple(each for each, _ in self._refused),
             ),
         )
 

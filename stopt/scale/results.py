@@ -12,7 +12,7 @@ from stopt.scale.chunks import Chunk, IdType
 from stopt.scale.crew import Mapper, Texts
 from stopt.scale.encoder import Block, Encoded
 from stopt.scale.formats import Rows
-from stopt.scale.shards import Rejected
+from stopt.scale.records import Rejected
 from stopt.spec import ModelKind
 
 __all__ = ["Refused", "combined", "encoded", "look", "stop_at"]

@@ -1,7 +1,7 @@
 """The folder of a job: shards that appear complete or not at all, a record of each, and what job they belong to.
 
-``_job.json`` says which job it is; ``_progress/`` has a record of each complete shard while the job runs; ``_manifest.json``
-and then ``_SUCCESS`` appear when all are. Readers of Parquet folders pass over names that begin with ``_`` or ``.``. A job that
+``_job.json`` says which job it is; ``_progress/`` has a record of each complete shard while the job runs, and the rows of it
+that could not be encoded; these become ``_rejected.jsonl``, and ``_manifest.json`` and then ``_SUCCESS`` appear, when all are. Readers of Parquet folders pass over names that begin with ``_`` or ``.``. A job that
 replaces another is made in ``.next/``, and takes the other's place when it is complete.
 """
 
@@ -13,18 +13,18 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from dataclasses import fields as dataclass_fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from stopt.artifact import sha256, write_text
-from stopt.errors import ArtifactError, CorruptModel
+from stopt.artifact import replacing, sha256, write_text
+from stopt.errors import ArtifactError
 from stopt.folder import read_json_object
+from stopt.scale.records import Made, Record, Rejected
 
-__all__ = ["REJECTED", "JobFolder", "Made", "Record", "Rejected", "differences", "locked"]
+__all__ = ["REJECTED", "JobFolder", "differences", "locked"]
 
-SCHEMA = 1
+SCHEMA = 2  # of 1, a shard's record had the rows in it that could not be encoded
 JOB, PROGRESS, REJECTED, MANIFEST, SUCCESS = (
     "_job.json",
     "_progress",
@@ -33,67 +33,7 @@ JOB, PROGRESS, REJECTED, MANIFEST, SUCCESS = (
     "_SUCCESS",
 )
 NEXT = ".next"
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A row that could not be encoded.
-
-    Attributes:
-        number: Number of the row in the corpus, from 0.
-        file: The file that it is in.
-        line: Its line, from 1.
-        id: Its id, if it has one.
-        reason: What is wrong with it.
-    """
-
-    number: int
-    file: str
-    line: int
-    id: int | str | None
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """What a shard was made of, and what became of it.
-
-    Attributes:
-        first_row: Number of its first row.
-        rows: Rows that were read for it.
-        written: Rows that it has.
-        text_sha256: Hash of what was read, hexadecimal: the same input has the same.
-        shape: Shape of its results, without the number of rows.
-        dtype: Their dtype.
-        active: Of sparse vectors: values that are not zero.
-        rejected: Rows that could not be encoded.
-    """
-
-    first_row: int
-    rows: int
-    written: int
-    text_sha256: str
-    shape: Sequence[int]
-    dtype: str
-    active: int
-    rejected: Sequence[Rejected]
-
-
-@dataclass(frozen=True, slots=True)
-class Record(Made):
-    """What is known of a complete shard.
-
-    Attributes:
-        shard: Its number, from 0.
-        file: Its name.
-        size_bytes: Its size.
-        sha256: Hash of the file, hexadecimal.
-    """
-
-    shard: int
-    file: str
-    size_bytes: int
-    sha256: str
+LARGEST_JSON = 2**30  # half a kilobyte for each shard or input: a billion rows have 61,036 shards
 
 
 class JobFolder:
@@ -180,8 +120,13 @@ class JobFolder:
         """Where to write a shard before it is complete."""
         return self.root / f".{self._name(shard)}.{self._mark}"
 
+    def reject(self, shard: int, rows: Sequence[Rejected]) -> None:
+        """Write rows that could not be encoded behind those that a shard has already, before it is complete."""
+        with self._staged_rejects(shard).open("a", encoding="utf-8", newline="\n") as file:
+            file.writelines(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
+
     def commit(self, shard: int, made: Made) -> Record:
-        """Put a shard that has been written in its place, and record it.
+        """Put a shard that has been written in its place, with the rows that it rejected, and record it.
 
         Args:
             shard: Its number.
@@ -191,16 +136,29 @@ class JobFolder:
         _sync(staged)
         size, digest = staged.stat().st_size, sha256(staged)
         staged.replace(self.root / name)
-        fields = {field.name: getattr(made, field.name) for field in dataclass_fields(Made)}
-        record = Record(**fields, shard=shard, file=name, size_bytes=size, sha256=digest)
+        rejected_bytes = self._commit_rejects(shard) if made.rejected else 0
+        record = Record(
+            **asdict(made),
+            shard=shard,
+            file=name,
+            size_bytes=size,
+            sha256=digest,
+            rejected_bytes=rejected_bytes,
+        )
         _sync(self.root)
         write_text(self._progress_of(shard), json.dumps(asdict(record)) + "\n")
         self.done[shard] = record
         return record
 
+    def discard(self) -> None:
+        """Remove what has been written of shards that are not complete."""
+        for stale in self.root.glob(f".part-*.{self._mark}*"):
+            stale.unlink(missing_ok=True)
+
     def has(self, shard: int) -> bool:
         """Whether a shard is complete, going by what is on the disk."""
-        return self._progress_of(shard).is_file() and (self.root / self._name(shard)).is_file()
+        path = self._progress_of(shard)
+        return path.is_file() and self._recorded(path) is not None
 
     def refresh(self) -> None:
         """Read the records of shards that others have completed."""
@@ -208,19 +166,13 @@ class JobFolder:
 
     def finish(self) -> None:
         """Declare the job complete."""
-        for stale in self.root.glob(".part-*"):  # of an actor that died
-            stale.unlink(missing_ok=True)
+        self._sweep()  # of an actor that died
         records = [self.done[shard] for shard in sorted(self.done)]
-        refused = [each for record in records for each in record.rejected]
-        if refused:
-            lines = (json.dumps(asdict(each), ensure_ascii=False) for each in refused)
-            write_text(self.root / REJECTED, "\n".join(lines) + "\n")
-        shards = [
-            {key: value for key, value in asdict(record).items() if key != "rejected"}
-            | {"rejected": len(record.rejected)}
-            for record in records
-        ]
-        document = {"schema": SCHEMA, "rows": sum(each.written for each in records), "rejected": len(refused)}
+        rejected = sum(each.rejected for each in records)
+        if rejected:
+            self._join_rejects([each.shard for each in records if each.rejected])
+        document = {"schema": SCHEMA, "rows": sum(each.written for each in records), "rejected": rejected}
+        shards = [asdict(each) for each in records]
         write_text(self.root / MANIFEST, json.dumps({**document, "shards": shards}, indent=1) + "\n")
         _sync(self.root)
         write_text(self.root / SUCCESS, "")
@@ -235,16 +187,15 @@ class JobFolder:
         made = self.root / NEXT
         if not (made / SUCCESS).is_file():
             return
-        manifest = read_json_object(made / MANIFEST)
+        manifest = read_json_object(made / MANIFEST, LARGEST_JSON)
         for name in (SUCCESS, MANIFEST):
             (self.root / name).unlink(missing_ok=True)
         shutil.rmtree(self.root / PROGRESS, ignore_errors=True)
-        names = [JOB, REJECTED, *(each["file"] for each in manifest["shards"])]
+        names = dict.fromkeys([JOB, REJECTED, *(each["file"] for each in manifest["shards"])])
         for stale in self.root.glob("part-??????.*"):
             if stale.name not in names:
                 stale.unlink()
-        for stale in self.root.glob(".part-*"):  # of a process that died
-            stale.unlink(missing_ok=True)
+        self._sweep()
         if not manifest["rejected"]:
             (self.root / REJECTED).unlink(missing_ok=True)
         for name in names:
@@ -263,8 +214,38 @@ class JobFolder:
     def _progress_of(self, shard: int) -> Path:
         return self.root / PROGRESS / f"{shard:06}.json"
 
+    def _rejects_of(self, shard: int) -> Path:
+        return self.root / PROGRESS / f"{shard:06}.rejected.jsonl"
+
+    def _staged_rejects(self, shard: int) -> Path:
+        return self.root / f".part-{shard:06}.rejected.jsonl.{self._mark}"
+
     def _name(self, shard: int) -> str:
         return f"part-{shard:06}{self._ending}"
+
+    def _commit_rejects(self, shard: int) -> int:
+        """Put a shard's rejected rows in their place, before they are recorded; returns their size in bytes."""
+        staged = self._staged_rejects(shard)
+        _sync(staged)
+        size = staged.stat().st_size
+        staged.replace(self._rejects_of(shard))
+        _sync(self.root / PROGRESS)
+        return size
+
+    def _join_rejects(self, shards: Sequence[int]) -> None:
+        """Put the rejected rows of shards together, in order, a little at a time."""
+        with replacing(self.root / REJECTED) as temporary:
+            with temporary.open("wb") as file:
+                for shard in shards:
+                    with self._rejects_of(shard).open("rb") as source:
+                        shutil.copyfileobj(source, file)
+            _sync(temporary)
+
+    def _sweep(self) -> None:
+        """Remove what processes that died have left half written."""
+        for name in ("part-*", JOB, REJECTED, MANIFEST, SUCCESS):
+            for stale in self.root.glob(f".{name}.*"):
+                stale.unlink(missing_ok=True)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -281,16 +262,22 @@ class JobFolder:
         text = json.dumps({"schema": SCHEMA, **identity}, indent=1, ensure_ascii=False) + "\n"
         job = self.root / JOB
         if job.is_file() and resume:
-            self._compare(read_json_object(job), json.loads(text))
+            self._compare(read_json_object(job, LARGEST_JSON), json.loads(text))
         else:
             self._clear()
             write_text(job, text)
-        if not self.is_complete:
+        if self.is_complete:  # of a process that died just then
+            shutil.rmtree(self.root / PROGRESS, ignore_errors=True)
+        else:
             (self.root / PROGRESS).mkdir(exist_ok=True)
-        for stale in self.root.glob(".part-*"):
-            stale.unlink(missing_ok=True)
+        self._sweep()
 
     def _compare(self, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+        if found.get("schema") != SCHEMA:
+            raise ArtifactError(
+                f"{self.root} has a job of another version of stopt in it: its schema is {found.get('schema')!r}, not {SCHEMA}",
+                "go on with that version; or start again: --force",
+            )
         differing = list(differences(found, wanted))
         if differing:
             raise ArtifactError(
@@ -310,27 +297,26 @@ class JobFolder:
         """Take in the shards that are recorded, and there as recorded."""
         self.done = {}
         if self.is_complete:
-            shards = read_json_object(self.root / MANIFEST)["shards"]
-            self.done = {each["shard"]: Record(**{**each, "rejected": ()}) for each in shards}
+            shards = read_json_object(self.root / MANIFEST, LARGEST_JSON)["shards"]
+            self.done = {each["shard"]: Record(**each) for each in shards}
             return
         for path in sorted((self.root / PROGRESS).glob("*.json")):
-            document = read_json_object(path)
-            try:
-                refused = tuple(Rejected(**each) for each in document.pop("rejected"))
-                record = Record(**document, rejected=refused)
-            except (KeyError, TypeError) as error:
-                raise CorruptModel(
-                    f"{path} is no record of a shard: {error}", "delete it: the shard is made again"
-                ) from error
-            part = self.root / record.file
-            if part.is_file() and part.stat().st_size == record.size_bytes:
+            if (record := self._recorded(path)) is not None:
                 self.done[record.shard] = record
+
+    def _recorded(self, path: Path) -> Record | None:
+        """A shard's record; None if its files are not there as recorded."""
+        record = Record.read(path)
+        wanted = {self.root / record.file: record.size_bytes}
+        if record.rejected:
+            wanted[self._rejects_of(record.shard)] = record.rejected_bytes
+        there = all(file.is_file() and file.stat().st_size == size for file, size in wanted.items())
+        return record if there else None
 
     def _tidy(self) -> None:
         """Remove what is not complete; where no shard is, all that this job has put there."""
         with suppress(OSError):
-            for stale in self.root.glob(f".part-*.{self._mark}"):
-                stale.unlink()
+            self.discard()
             if not self.done and not self.is_complete:
                 self._clear()
                 (self.root / JOB).unlink(missing_ok=True)
