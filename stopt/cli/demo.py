@@ -13,7 +13,8 @@ from stopt.cli import options
 from stopt.cli.output import Output, human_size, table
 
 if TYPE_CHECKING:
-    from stopt.artifact import FileRecord
+    from stopt.artifact import FileRecord, Manifest
+    from stopt.hub import Source
     from stopt.spec import ModelKind
 
 __all__ = ["demo"]
@@ -75,7 +76,8 @@ def demo(output: Path, kind: str, model: str | None, out: Output) -> None:
     named = model or HUB_MODELS.get(kind)
     source = demo_model() if named is None else named
     folder = output / ("all-MiniLM-L6-v2" if named is None else Path(named.partition("@")[0]).resolve().name)
-    spec = read_spec(hub.fetch(source, ()).folder, wanted)  # another kind of model is refused before any work
+    fetched = hub.fetch(source, ())
+    spec = read_spec(fetched.folder, wanted)  # another kind of model is refused before any work
     if kind == STATIC and isinstance(spec.front, TransformerSpec):
         raise OptionError(
             f"{source} is a transformer, not a static embedding model",
@@ -86,6 +88,8 @@ def demo(output: Path, kind: str, model: str | None, out: Output) -> None:
         *quantize_products(int8_options(spec, own=named is None)),
     ]
     manifest = Manifest.read(folder) if folder.is_dir() else None
+    if manifest is not None:
+        _require_same_model(manifest, fetched, folder)
     if manifest is not None and manifest.is_intact(folder):
         out.step(f"{folder} has been exported and checked before")
     else:
@@ -97,6 +101,31 @@ def demo(output: Path, kind: str, model: str | None, out: Output) -> None:
         out.step(f"encoding with {name}")
         measured.append(_measure(wanted, folder, name, record))
     _show(wanted, folder, measured, out)
+
+
+def _require_same_model(manifest: Manifest, source: Source, folder: Path) -> None:
+    """See that a folder, whose name has no organisation and no path, was made of this model.
+
+    Raises:
+        ArtifactError: If it was made of another one.
+    """
+    from stopt.convert.origin import describe_inputs, origin
+    from stopt.errors import ArtifactError
+
+    given = origin(source)
+    same = (given["name"], given["revision"]) == (
+        manifest.source.get("name"),
+        manifest.source.get("revision"),
+    )
+    if given["revision"] is None:  # a folder, which a name is not enough for
+        inputs = (describe_inputs(source.folder), manifest.inputs)
+        one, other = ({name: part["sha256"] for name, part in each.items()} for each in inputs)
+        same = same and one == other
+    if not same:
+        raise ArtifactError(
+            f"{folder} was made of another model, or another state of it, than {source.pinned}",
+            "name another folder: -o FOLDER",
+        )
 
 
 def _show(kind: ModelKind, folder: Path, measured: list[dict[str, Any]], out: Output) -> None:

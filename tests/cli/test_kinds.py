@@ -368,6 +368,23 @@ def test_demo_of_a_static_model(run, tiny, tmp_path, one_document) -> None:
     assert "Hint: leave out --kind, or use --kind dense" in result.stderr
 
 
+def test_demo_does_not_take_the_files_of_a_namesake(run, tiny, tmp_path) -> None:
+    models = [tmp_path / "a/m", tmp_path / "b/m"]
+    for seed, model in enumerate(models):
+        shutil.copytree(tiny("bert", kind="static", seed=seed), model)
+    command, folder = ("demo", "--kind", "static", "-o", tmp_path / "demo"), tmp_path / "demo/m"
+    assert run(*command, "--model", models[0]).exit_code == 0
+    made = (folder / "stopt.json").read_bytes()
+    result = run(*command, "--model", models[1])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"{folder} was made of another model, or another state of it, than {models[1]}" in result.stderr
+    assert "Hint: name another folder: -o FOLDER" in result.stderr
+    assert (folder / "stopt.json").read_bytes() == made
+    result = run(*command, "--model", models[0])
+    assert result.exit_code == 0, result.stderr
+    assert "has been exported and checked before" in result.stderr
+
+
 def test_demo_refuses_a_model_of_another_kind(run, tiny, tmp_path) -> None:
     result = run(
         "demo", "--kind", "sparse", "--model", tiny("bert", kind="cross-encoder"), "-o", tmp_path / "demo"
