@@ -21,7 +21,7 @@ README = (ROOT.parent / "README.md").read_text(encoding="utf-8")
 # from the ground up; a module imports from its own layer and those before it, never in a circle
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("stopt.errors",),
-    ("stopt.counts", "stopt.folder", "stopt.layers", "stopt.spec"),
+    ("stopt.counts", "stopt.folder", "stopt.interrupts", "stopt.layers", "stopt.spec"),
     (
         "stopt.artifact",
         "stopt.cache",

@@ -35,6 +35,7 @@ from stopt.cli.search import search
 from stopt.cli.sign import sign
 from stopt.cli.verify import verify
 from stopt.errors import StoptError, StoptWarning
+from stopt.interrupts import import_uninterrupted, leave_to_system
 
 __all__ = ["cli", "main"]
 
@@ -135,7 +136,11 @@ def main() -> None:
     """Entry point of the ``stopt`` command."""
     # a polite kill unwinds like an interrupt, so that nothing half-made is left behind
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
+    import_uninterrupted()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # where the locale has no such letter
-    cli(prog_name="stopt")
+    try:
+        cli(prog_name="stopt")
+    finally:
+        leave_to_system()

@@ -20,8 +20,8 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from stopt.convert.interrupts import postponed
 from stopt.errors import ConversionError
+from stopt.interrupts import postponed
 from stopt.runtime.sessions.torch import quiet
 from stopt.spec import Backend, Task
 

@@ -25,7 +25,6 @@ from stopt.artifact import (
     describe_parts,
     engine_files,
 )
-from stopt.convert.interrupts import postponed
 from stopt.convert.origin import copy_sidecars, default_target, describe_inputs, origin
 from stopt.errors import (
     ArtifactError,
@@ -36,6 +35,7 @@ from stopt.errors import (
     suggest,
 )
 from stopt.folder import contained
+from stopt.interrupts import postponed
 from stopt.parity import (
     ParityReport,
     Reference,
