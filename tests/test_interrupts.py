@@ -158,3 +158,23 @@ def test_an_interrupt_after_all_is_done_ends_the_process_at_once(name: str) -> N
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (-signal.Signals[name], "")
     assert done.stdout.startswith("stopt ")
+
+
+@pytest.mark.scorecard("F2")
+def test_an_interrupt_just_before_the_end_has_no_traceback() -> None:
+    code = """
+import signal, sys
+import stopt.cli.main as command
+
+leave_to_system = command.leave_to_system
+
+def interrupted():
+    command.leave_to_system = leave_to_system
+    signal.raise_signal(signal.SIGINT)
+
+command.leave_to_system = interrupted
+sys.argv = ["stopt", "--version"]
+command.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "")

@@ -141,6 +141,10 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # where the locale has no such letter
     try:
-        cli(prog_name="stopt")
-    finally:
+        try:
+            cli(prog_name="stopt")
+        finally:
+            leave_to_system()
+    except KeyboardInterrupt:  # one that came just before signals were the system's
         leave_to_system()
+        sys.exit(_INTERRUPTED)
