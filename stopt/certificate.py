@@ -148,6 +148,16 @@ class Seal:
         known = self.manifest.files if self.manifest else {}
         return list(known[name].parts) if name in known else []
 
+    def in_8_bits(self, names: Iterable[str]) -> list[str]:
+        """The static int8 files among them whose products overflow on a processor without VNNI."""
+        known = self.manifest.files if self.manifest else {}
+        options = {name: known[name].options for name in names if name in known}
+        return [
+            name
+            for name, each in options.items()
+            if str(each.get("kind", "")).startswith("Static") and not each.get("reduce_range")
+        ]
+
     @contextmanager
     def watching(self, names: Iterable[str]) -> Iterator[None]:
         """Verify files while the block reads them: hashed before it ends, and not changed meanwhile.

@@ -238,7 +238,8 @@ class StaticOnnxOptions(ConversionOptions):
             without.
         per_channel: A scale per output channel of a weight.
         reduce_range: 7 bits for weights, whose products overflow on no processor: on those without VNNI (AVX2, some AVX-512)
-            sums of two 8-bit products do, so that vectors are others than with VNNI.
+            sums of two 8-bit products do, so that vectors are others than with VNNI. None is what the
+            processor needs that the file is made on.
         nodes_to_exclude: Nodes of the graph that stay in float.
         op_types_to_exclude: Operators that stay in float.
         keep_head: Whether the projection to the vocabulary and a classifier stay in float, where most of the quality is
@@ -252,7 +253,7 @@ class StaticOnnxOptions(ConversionOptions):
     percentile: float = 99.999
     smooth_quant_alpha: float = 0.7
     per_channel: bool = True
-    reduce_range: bool = False
+    reduce_range: bool | None = None
     nodes_to_exclude: tuple[str, ...] = ()
     op_types_to_exclude: tuple[str, ...] = ()
     keep_head: bool = True
@@ -270,7 +271,8 @@ class StaticOpenVinoOptions(ConversionOptions):
         smooth_quant_alpha: How far outliers are moved from activations into weights, 0 to 1; None is nncf's default, a
             negative value does without.
         reduce_range: 7 bits for weights, whose products overflow on no processor: on those without VNNI (AVX2, some AVX-512)
-            sums of two 8-bit products do, so that vectors are others than with VNNI.
+            sums of two 8-bit products do, so that vectors are others than with VNNI. None is what the
+            processor needs that the file is made on.
         split_outliers: Whether the channels of feed-forward networks that reach furthest are split, which keeps more of
             the vectors at the same speed.
         ignored_scope: Nodes of the graph that stay in float.
@@ -283,7 +285,7 @@ class StaticOpenVinoOptions(ConversionOptions):
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
     preset: Preset = Preset.MIXED
     smooth_quant_alpha: float | None = None
-    reduce_range: bool = False
+    reduce_range: bool | None = None
     split_outliers: bool = True
     ignored_scope: tuple[str, ...] = ()
     keep_head: bool = True

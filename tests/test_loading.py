@@ -5,6 +5,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from stopt import (
     StoptError,
     UnsupportedModel,
 )
-from stopt.artifact import sha256
+from stopt.artifact import FileRecord, Manifest, sha256
 from stopt.convert.cache import cache_root
+from stopt.runtime.devices import describe_machine
 
 Tiny = Callable[..., Path]
 
@@ -425,6 +427,32 @@ def test_openvino_computes_in_bfloat16_when_told(exported: Path) -> None:
     assert found.dtype == np.float32
     # 8 bits of mantissa: seen in the vectors, and no more than that
     assert 1e-4 < np.abs(found - exact).max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("kind", "reduced", "features", "told"),
+    [
+        ("StaticOpenVino", False, ("avx2",), True),
+        ("StaticOpenVino", True, ("avx2",), False),
+        ("StaticOpenVino", False, ("avx2", "avx512_vnni"), False),
+        ("Dynamic", False, ("avx2",), False),
+    ],
+)
+def test_static_int8_that_overflows_on_the_processor_is_told_of(
+    model: Path, monkeypatch, caplog: pytest.LogCaptureFixture, kind, reduced, features, told
+) -> None:
+    """What it was checked with is not what it gives here."""
+    names = (XML, BIN)
+    parts = {
+        name: {"sha256": sha256(model / name), "size_bytes": (model / name).stat().st_size} for name in names
+    }
+    made = FileRecord("openvino", "int8", parts, {"kind": kind, "reduce_range": reduced}, {}, {})
+    Manifest({"repo": None, "revision": None}, files={XML: made}).write(model)
+    machine = replace(describe_machine(), features=features)
+    monkeypatch.setattr("stopt.runtime.loading.describe_machine", lambda: machine)
+    _load(model, backend="openvino")
+    expected = f"{model / XML} has weights of 8 bits, whose products overflow on this processor"
+    assert [message.startswith(expected) for message in caplog.messages] == [True] * told
 
 
 def test_broken_ov_config_file_is_an_error(exported: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,14 @@ from stopt.artifact import sha256
 from stopt.convert.calibration import read_calibration
 from stopt.convert.optimize import optimize
 from stopt.convert.produce import Produced
-from stopt.convert.quantize import quantize
+from stopt.convert.quantize import quantize, quantize_products
 from stopt.convert.run import plan
 from stopt.convert.run import run as run_recipe
 from stopt.convert.smoothing import smooth
 from stopt.errors import ConversionError, InputError, OptionError, ParityError, StoptError
 from stopt.reading import read_spec
 from stopt.recipe import Recipe
+from stopt.runtime.devices import describe_machine
 from stopt.runtime.options import OnnxOptions
 from stopt.runtime.pipeline import Pipeline
 from stopt.runtime.sessions import feed
@@ -375,7 +377,7 @@ def test_options_of_static_int8_for_openvino_are_effective(quantized, plain) -> 
     assert recorded["ignored_scope"] == [product]
 
 
-def test_reduced_range_of_static_int8_is_effective(quantized, plain) -> None:
+def test_reduced_range_of_static_int8_is_effective_and_said(plain) -> None:
     import openvino
 
     def source(node):
@@ -401,14 +403,34 @@ def test_reduced_range_of_static_int8_is_effective(quantized, plain) -> None:
         assert weights
         return max(int(np.abs(each.astype(int)).max()) for each in weights)
 
-    for file, options in (
-        (STATIC, StaticOnnxOptions(calibration=FEW, reduce_range=True, **SHARED)),
-        (OV_STATIC, StaticOpenVinoOptions(calibration=FEW, reduce_range=True, **SHARED)),
-    ):
-        assert largest(quantized / file) >= 127
-        assert make(plain, options).file == file
+    for file, kind in ((STATIC, StaticOnnxOptions), (OV_STATIC, StaticOpenVinoOptions)):
+        # without VNNI 8 bits are further off than is allowed otherwise
+        options = {"calibration": FEW, "min_cosine": 0.5, **SHARED}
+        made = make(plain, kind(reduce_range=False, **options))
+        assert (made.file, largest(plain / file) >= 127) == (file, True)
+        assert record(plain, file)["options"]["reduce_range"] is False
+        said: list[str] = []
+        quantize(plain, kind(reduce_range=True, force=True, **options), said.append)
+        assert "weights of 7 bits, exact on processors without VNNI too" in "\n".join(said)
         assert largest(plain / file) <= 64
         assert record(plain, file)["options"]["reduce_range"] is True
+
+
+@pytest.mark.parametrize("kind", [StaticOnnxOptions, StaticOpenVinoOptions])
+@pytest.mark.parametrize(
+    ("features", "needed"), [(("avx2",), True), (("avx2", "avx512_vnni"), False), ((), False)]
+)
+def test_range_of_static_int8_is_what_the_processor_needs_and_is_recorded(
+    monkeypatch, kind, features, needed
+) -> None:
+    """What is made again elsewhere must be the same: the step of a recipe says it, default or not."""
+    machine = replace(describe_machine(), features=features)
+    monkeypatch.setattr("stopt.convert.quantize.describe_machine", lambda: machine)
+    (product,) = quantize_products(kind())
+    assert product.options["reduce_range"] is product.step["reduce_range"] is needed
+    for asked in (True, False):
+        (product,) = quantize_products(kind(reduce_range=asked))
+        assert product.options["reduce_range"] is product.step["reduce_range"] is asked
 
 
 def test_node_to_ignore_that_does_not_exist(plain) -> None:

@@ -83,10 +83,9 @@ def _target_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     help="A scale per output channel.  [default: per channel]",
 )
 @click.option(
-    "--reduce-range",
-    is_flag=True,
+    "--reduce-range/--no-reduce-range",
     default=None,
-    help="7-bit weights: the same vectors with and without VNNI.",
+    help="7-bit weights: the same vectors with and without VNNI.  [default: for --static, if the processor here has none]",
 )
 @click.option(
     "--nodes-to-exclude", multiple=True, metavar="NODE", help="Node to keep in float; may be repeated."

@@ -8,6 +8,7 @@ Layers between the transformer and its logits stay in float by default (:mod:`st
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from stopt.convert.graphs import require_float32
 from stopt.convert.produce import Produced, Product, Say, Workshop, derived_name, produce
 from stopt.errors import ConversionError, StoptError
 from stopt.recipe import describe_step
+from stopt.runtime.devices import describe_machine
 from stopt.spec import Backend
 from stopt.steps import (
     ConversionOptions,
@@ -39,6 +41,9 @@ def quantize(model: str | Path, options: QuantizeOptions, say: Say = lambda _: N
 
 def quantize_products(options: QuantizeOptions) -> list[Product]:
     """Return what a quantisation makes: one file, such as ``onnx/model_qint8_avx512_vnni.onnx``."""
+    if isinstance(options, StaticOnnxOptions | StaticOpenVinoOptions) and options.reduce_range is None:
+        # settled here, to be recorded: the file is the same wherever it is made again
+        options = replace(options, reduce_range=describe_machine().int8_overflows)
     match options:
         case DynamicOptions():
             kind = "quint8" if options.target is Target.AVX2 else "qint8"

@@ -19,7 +19,7 @@ from stopt.convert.sensitive import onnx_head, openvino_head
 from stopt.convert.smoothing import smooth
 from stopt.convert.splitting import split_channels
 from stopt.runtime.sessions import feed
-from stopt.spec import Backend, ModelKind, Task, TransformerSpec
+from stopt.spec import Backend, ModelKind, StaticEmbedding, Task, TransformerSpec
 from stopt.steps import (
     CalibrationMethod,
     CalibrationOptions,
@@ -79,6 +79,13 @@ def _calibration(options: CalibrationOptions, workshop: Workshop) -> Calibration
     return data
 
 
+def _say_range(options: StaticOnnxOptions | StaticOpenVinoOptions, workshop: Workshop) -> None:
+    if options.reduce_range:
+        workshop.say(
+            "      weights of 7 bits, exact on processors without VNNI too (--no-reduce-range: 8 bits)"
+        )
+
+
 def dynamic_onnx(source: Path, file: Path, options: DynamicOptions, workshop: Workshop) -> Mapping[str, Any]:
     """Quantise weights to int8; activations are quantised batch by batch when the file runs."""
     import onnx
@@ -122,6 +129,7 @@ def static_onnx(
     from onnxruntime.quantization import CalibrationMethod as Method
 
     require_nodes(source, options.nodes_to_exclude)
+    _say_range(options, workshop)
     data = _calibration(options.calibration, workshop)
     with TemporaryDirectory(dir=file.parent.parent, prefix=".") as made:
         graph = onnx.load(typed(source, Path(made)))
@@ -163,7 +171,7 @@ def static_onnx(
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=operators,
             per_channel=options.per_channel,
-            reduce_range=options.reduce_range,
+            reduce_range=bool(options.reduce_range),
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=[*weightless, *_excluded(options.nodes_to_exclude, head)],
@@ -198,6 +206,7 @@ def static_openvino(
         import nncf
         import openvino
 
+    _say_range(options, workshop)
     data = _calibration(options.calibration, workshop)
     model = openvino.Core().read_model(source)
     head = _Head.find(model, options.keep_head, workshop)
@@ -205,6 +214,9 @@ def static_openvino(
     feeds = [feed(batch, inputs, source) for batch in data.batches(workshop.pipeline)]
     record: dict[str, Any] = {"calibration": data.describe(), **head.record}
     kept = [*options.ignored_scope, *head.products]
+    if isinstance(workshop.pipeline.spec.front, StaticEmbedding):
+        # a table's only product is its pooling, of a mask: in int8 it is less exact and no faster
+        kept += [each.get_friendly_name() for each in model.get_ops() if each.get_type_name() == "MatMul"]
     if options.split_outliers:
         with silent():
             record["split_channels"] = split_channels(model, feeds, kept)

@@ -25,6 +25,9 @@ _FEATURES = (
 )
 
 
+_VNNI = {"avx512_vnni", "avx_vnni", "amx_int8"}
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """A machine as far as inference cares.
@@ -51,6 +54,14 @@ class Machine:
     def threads(self) -> int:
         """Threads that can really run at once: cores, or the quota if that is less."""
         return self.cores if self.quota is None else max(1, min(self.cores, round(self.quota)))
+
+    @property
+    def int8_overflows(self) -> bool:
+        """Whether engines lose bits of int8 products: x86 without VNNI adds two of them in 16 bits.
+
+        Known on Linux; elsewhere taken for not so.
+        """
+        return "avx2" in self.features and not _VNNI & {*self.features}
 
 
 def describe_machine() -> Machine:

