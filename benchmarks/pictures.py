@@ -66,6 +66,8 @@ def lines_of(document: Mapping[str, Any], unit: str, wide: str, file: Path) -> N
             label=name,
         )
     axes.set_xscale("log", base=2)
+    found = sorted({int(key) for row in document["rows"].values() for key in row})
+    axes.set_xticks(found, map(str, found))
     axes.set_ylim(bottom=0)
     axes.set_xlabel(wide)
     axes.set_ylabel(unit.replace("_per_second", " per second"))

@@ -54,7 +54,7 @@ _SAFER = {
 }
 _WHY_NOT = {"transformers": "; optimum-onnx, which converts to ONNX, needs an older one"}
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
-_VNNI = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
+_PRODUCTS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}  # of 8 bits, added in 32
 
 
 @click.command()
@@ -181,11 +181,13 @@ def _advice(machine: Machine, versions: Mapping[str, str | None]) -> Iterator[st
     for name in _THREADS:
         if os.environ.get(name):
             yield f"{name}={os.environ[name]} is set: it bounds torch and the tokenizers, not the other engines"
-    if not _VNNI & {*machine.features}:
+    if machine.int8_overflows:
         yield (
-            "the processor has no VNNI: int8 gains less, and its vectors are a little off those of processors with it, unless "
-            "files are made with --reduce-range; dynamic int8 is best made with --target avx2 or arm64"
+            "the processor has no VNNI: int8 gains less, most in ONNX files of --target avx2; static int8 that was made on a "
+            "processor with VNNI is off on this one, unless with --reduce-range"
         )
+    elif machine.features and not _PRODUCTS & {*machine.features}:
+        yield "the processor has no products of 8 bits: int8 gains less"
 
 
 # ---- engines --------------------------------------------------------------------------------------------------------

@@ -132,7 +132,9 @@ def test_what_a_processor_without_vnni_means_for_int8_is_said(run, monkeypatch) 
     monkeypatch.setattr(
         "stopt.cli.doctor.describe_machine", lambda: replace(machine, features=("avx2", "avx512_vnni"))
     )
-    assert "no VNNI" not in run("doctor").stdout
+    assert "int8 gains less" not in run("doctor").stdout
+    monkeypatch.setattr("stopt.cli.doctor.describe_machine", lambda: replace(machine, features=("bf16",)))
+    assert "advice: the processor has no products of 8 bits: int8 gains less" in run("doctor").stdout
 
 
 def test_versions_outside_the_declared_range_are_conflicts(lean_site) -> None:
