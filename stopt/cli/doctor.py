@@ -183,8 +183,8 @@ def _advice(machine: Machine, versions: Mapping[str, str | None]) -> Iterator[st
             yield f"{name}={os.environ[name]} is set: it bounds torch and the tokenizers, not the other engines"
     if machine.int8_overflows:
         yield (
-            "the processor has no VNNI: int8 gains less, most in ONNX files of --target avx2; static int8 that was made on a "
-            "processor with VNNI is off on this one, unless with --reduce-range"
+            "the processor has no VNNI: int8 gains less in ONNX files (best of --target avx2) and nothing in OpenVINO's; static "
+            "int8 that was made on a processor with VNNI is off on this one, unless with --reduce-range"
         )
     elif machine.features and not _PRODUCTS & {*machine.features}:
         yield "the processor has no products of 8 bits: int8 gains less"
