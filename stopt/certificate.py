@@ -149,7 +149,7 @@ class Seal:
         return list(known[name].parts) if name in known else []
 
     def in_8_bits(self, names: Iterable[str]) -> list[str]:
-        """The static int8 files among them whose products overflow on a processor without VNNI."""
+        """The static int8 files among ``names``, relative to the folder, whose products overflow on a processor without VNNI."""
         known = self.manifest.files if self.manifest else {}
         options = {name: known[name].options for name in names if name in known}
         return [

@@ -22,7 +22,6 @@ from stopt.runtime.sessions import feed
 from stopt.spec import Backend, ModelKind, StaticEmbedding, Task, TransformerSpec
 from stopt.steps import (
     CalibrationMethod,
-    CalibrationOptions,
     DynamicOptions,
     StaticOnnxOptions,
     StaticOpenVinoOptions,
@@ -71,19 +70,16 @@ def _excluded(given: Sequence[str], head: _Head) -> list[str]:
     return [*names, *(f"{name}_MatMul" for name in names)]
 
 
-def _calibration(options: CalibrationOptions, workshop: Workshop) -> CalibrationData:
-    """Texts to calibrate with, or pairs for a cross-encoder."""
-    pairs = workshop.pipeline.spec.kind is ModelKind.CROSS_ENCODER
-    data = read_calibration(options, pairs=pairs)
-    workshop.say(f"      calibrating with {len(data.texts)} {'pairs' if pairs else 'texts'} ({data.source})")
-    return data
-
-
-def _say_range(options: StaticOnnxOptions | StaticOpenVinoOptions, workshop: Workshop) -> None:
+def _calibration(options: StaticOnnxOptions | StaticOpenVinoOptions, workshop: Workshop) -> CalibrationData:
+    """Texts to calibrate with, or pairs for a cross-encoder; says which, and that weights have fewer bits if they have."""
     if options.reduce_range:
         workshop.say(
             "      weights of 7 bits, exact on processors without VNNI too (--no-reduce-range: 8 bits)"
         )
+    pairs = workshop.pipeline.spec.kind is ModelKind.CROSS_ENCODER
+    data = read_calibration(options.calibration, pairs=pairs)
+    workshop.say(f"      calibrating with {len(data.texts)} {'pairs' if pairs else 'texts'} ({data.source})")
+    return data
 
 
 def dynamic_onnx(source: Path, file: Path, options: DynamicOptions, workshop: Workshop) -> Mapping[str, Any]:
@@ -129,8 +125,7 @@ def static_onnx(
     from onnxruntime.quantization import CalibrationMethod as Method
 
     require_nodes(source, options.nodes_to_exclude)
-    _say_range(options, workshop)
-    data = _calibration(options.calibration, workshop)
+    data = _calibration(options, workshop)
     with TemporaryDirectory(dir=file.parent.parent, prefix=".") as made:
         graph = onnx.load(typed(source, Path(made)))
     inputs = [port.name for port in graph.graph.input]
@@ -206,8 +201,7 @@ def static_openvino(
         import nncf
         import openvino
 
-    _say_range(options, workshop)
-    data = _calibration(options.calibration, workshop)
+    data = _calibration(options, workshop)
     model = openvino.Core().read_model(source)
     head = _Head.find(model, options.keep_head, workshop)
     inputs = [port.get_any_name() for port in model.inputs]

@@ -170,10 +170,16 @@ def _open_pipeline(request: LoadRequest) -> Pipeline:
     read = _read_by(seal, spec, options)
     with seal.watching(read):
         pipeline = Pipeline.open(root, spec, options, request.device, home=source.folder)
-    if (request.device or "cpu").lower() == "cpu" and describe_machine().int8_overflows:
-        for name in seal.in_8_bits(read):
+    # the processor is looked at for such files alone: opening is to be quick
+    overflowing = seal.in_8_bits(read)
+    if (
+        overflowing
+        and pipeline.session.device.lower().startswith("cpu")
+        and describe_machine().int8_overflows
+    ):
+        for name in overflowing:
             logger.warning(
-                "%s has weights of 8 bits, whose products overflow on this processor, which has no VNNI: its vectors are "
+                "%s has weights of 8 bits, whose products overflow on this processor, which has no VNNI: its vectors may be "
                 "others than it was checked with; see them with `stopt check`, make it with `stopt quantize --reduce-range`",
                 root / name,
             )

@@ -57,10 +57,10 @@ class WorkerPool:
     Several threads may use one at the same time. It is bound to its process: a forked copy is refused.
 
     A worker that dies is replaced, and its chunk is given to another worker once. One that hangs, stopped or deadlocked, so
-    that it uses no processor time although it has a chunk or opens the model, is killed; on Linux, elsewhere it is waited for. A slow one is
-    left alone, however slow. A chunk is also given to another worker where one failed
-    with an error that is not about the input. If that fails too, the call raises :class:`~stopt.errors.WorkerError` with the
-    chunk and the original error, and the pool stays usable; if no worker can be started any more, it is closed and says so.
+    that it uses no processor time although it has a chunk or opens the model, is killed; on Linux, elsewhere it is waited
+    for. A slow one is left alone, however slow. A chunk is also given to another worker where one failed with an error that
+    is not about the input. If that fails too, the call raises :class:`~stopt.errors.WorkerError` with the chunk and the
+    original error, and the pool stays usable; if no worker can be started any more, it is closed and says so.
 
     All workers have the same model: one whose files are not those of the others, because they were replaced meanwhile, is
     not used.

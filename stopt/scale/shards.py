@@ -1,8 +1,9 @@
 """The folder of a job: shards that appear complete or not at all, a record of each, and what job they belong to.
 
 ``_job.json`` says which job it is; ``_progress/`` has a record of each complete shard while the job runs, and the rows of it
-that could not be encoded; these become ``_rejected.jsonl``, and ``_manifest.json`` and then ``_SUCCESS`` appear, when all are. Readers of Parquet folders pass over names that begin with ``_`` or ``.``. A job that
-replaces another is made in ``.next/``, and takes the other's place when it is complete.
+that could not be encoded; these become ``_rejected.jsonl``, and ``_manifest.json`` and then ``_SUCCESS`` appear, when all
+are. Readers of Parquet folders pass over names that begin with ``_`` or ``.``. A job that replaces another is made in
+``.next/``, and takes the other's place when it is complete.
 """
 
 from __future__ import annotations
