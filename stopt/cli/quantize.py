@@ -173,6 +173,7 @@ def quantize(
 
     require_convert()
     from stopt.convert.quantize import quantize as run
+    from stopt.convert.quantize import settled
     from stopt.recipe import step_options
     from stopt.steps import ConversionOptions, ExportOptions, OptimizeOptions
 
@@ -186,6 +187,7 @@ def quantize(
         values["target"] = _resolve(targets.pop(), out)
     chosen = step_options("quantize", values, shared)
     assert not isinstance(chosen, ExportOptions | OptimizeOptions)
+    chosen = settled(chosen)
     shown = {name: getattr(chosen, name) for name in type(chosen).__dataclass_fields__}
     own = {name: value for name, value in shown.items() if name not in ConversionOptions.__dataclass_fields__}
     out.step(", ".join(f"{name}={value}" for name, value in own.items() if name != "calibration"))

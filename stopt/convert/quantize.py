@@ -31,7 +31,7 @@ from stopt.steps import (
     WeightOptions,
 )
 
-__all__ = ["quantize", "quantize_products"]
+__all__ = ["quantize", "quantize_products", "settled"]
 
 
 def quantize(model: str | Path, options: QuantizeOptions, say: Say = lambda _: None) -> list[Produced]:
@@ -39,11 +39,16 @@ def quantize(model: str | Path, options: QuantizeOptions, say: Say = lambda _: N
     return produce(model, options, quantize_products(options), say)
 
 
+def settled(options: QuantizeOptions) -> QuantizeOptions:
+    """Return options with what they leave to this processor decided, to be recorded: the file is made the same elsewhere."""
+    if isinstance(options, StaticOnnxOptions | StaticOpenVinoOptions) and options.reduce_range is None:
+        return replace(options, reduce_range=describe_machine().int8_overflows)
+    return options
+
+
 def quantize_products(options: QuantizeOptions) -> list[Product]:
     """Return what a quantisation makes: one file, such as ``onnx/model_qint8_avx512_vnni.onnx``."""
-    if isinstance(options, StaticOnnxOptions | StaticOpenVinoOptions) and options.reduce_range is None:
-        # settled here, to be recorded: the file is the same wherever it is made again
-        options = replace(options, reduce_range=describe_machine().int8_overflows)
+    options = settled(options)
     match options:
         case DynamicOptions():
             kind = "quint8" if options.target is Target.AVX2 else "qint8"

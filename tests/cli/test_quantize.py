@@ -106,7 +106,11 @@ def test_own_calibration_texts(run, model, few, tmp_path) -> None:
     result = run("quantize", model, *args, "--check-texts", few)
     assert result.exit_code == 0
     assert "calibrating with 20 texts (queries.csv)" in result.stderr
-    found = options_of(model, "onnx/model_qint8_quantized.onnx")["calibration"]
+    options = options_of(model, "onnx/model_qint8_quantized.onnx")
+    assert (
+        f"reduce_range={options['reduce_range']}," in result.stderr
+    )  # what was decided, not that it was left open
+    found = options["calibration"]
     assert (found["source"], found["samples"]) == ("queries.csv", 20)
 
 
