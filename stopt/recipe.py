@@ -32,6 +32,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from stopt.errors import OptionError, SourceError, suggest
 from stopt.examples import read_examples
+from stopt.overlap import require_apart
 from stopt.spec import Backend
 from stopt.steps import (
     CalibrationOptions,
@@ -133,6 +134,10 @@ def _recipe(file: Path, document: Mapping[str, Any], shared: Mapping[str, Any]) 
             "a recipe needs at least one table [[step]]",
             'kind = "export", "optimize" or "quantize"',
         )
+    if shared["output"] is not None:
+        named = (check.get("texts"), *(step.get("texts") for step in steps))
+        beside = (file.parent / each for each in named if isinstance(each, str))
+        require_apart(shared["output"], (file, *beside))
     built = []
     for number, step in enumerate(steps, start=1):
         values = dict(step)

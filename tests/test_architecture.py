@@ -28,6 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "stopt.certificate",
         "stopt.examples",
         "stopt.hub",
+        "stopt.overlap",
         "stopt.parts",
         "stopt.preflight",
         "stopt.reading",

@@ -93,9 +93,12 @@ def bench(model: str, texts: Path | None, picture: Path | None, engine: dict[str
     from stopt.benchmarking.contenders import BenchOptions
     from stopt.benchmarking.measuring import bench as run
     from stopt.benchmarking.plot import plot, require_plot
+    from stopt.overlap import require_apart, require_not_of_model
 
     if picture is not None:
         require_folder_of(picture)
+        require_apart(picture, [] if texts is None else [texts], what="the picture")
+        require_not_of_model(picture, model, what="the picture")
         require_plot(picture)
     report = run(model, BenchOptions(texts=options.load_examples(texts), **engine), out.step)
     if picture is not None:

@@ -84,11 +84,14 @@ def calibrate(
     from stopt.embeddings.calibration import RangeOptions, calibrate_ranges
     from stopt.embeddings.ranges import RANGES
     from stopt.errors import ArtifactError, OptionError
+    from stopt.overlap import require_apart, require_not_of_model
     from stopt.runtime.sentence_transformer import SentenceTransformer
 
     if output is None and not Path(model).is_dir():
         raise OptionError(f"{model} is no folder to put ranges in", "name a file for them: -o FILE")
     target = Path(model) / RANGES if output is None else output
+    require_apart(target, [texts])
+    require_not_of_model(target, model, but=RANGES)
     if target.exists() and not force:
         raise ArtifactError(f"{target} exists already", "replace it with --force")
     require_folder_of(target)

@@ -88,6 +88,7 @@ def check(
     from stopt.checking import CheckOptions
     from stopt.checking import check as run
     from stopt.cli.junit import write_junit
+    from stopt.overlap import require_apart, require_not_of_model
 
     if index_compat is not None:
         if any((file_name, dtype, min_cosine, max_abs, sts, retrieval, junit, *hints.values())):
@@ -96,6 +97,8 @@ def check(
         return
     if junit is not None:
         require_folder_of(junit)
+        require_apart(junit, filter(None, (texts, sts, retrieval)), what="the report")
+        require_not_of_model(junit, model, what="the report")
     chosen = CheckOptions(
         file_name, dtype, options.load_examples(texts), min_cosine, max_abs, sts, retrieval, **hints
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import wraps
 from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from stopt.cli.output import Output, human_size, table
 from stopt.cli.parity import batch_note, columns
 from stopt.cli.push import pushed_text
 from stopt.errors import OptionError, StoptError
+from stopt.examples import Example
+from stopt.overlap import require_apart
 
 if TYPE_CHECKING:
     from stopt.convert.produce import Produced
@@ -35,6 +38,7 @@ _SHARED = (
     "token",
     "trust_remote_code",
 )
+_CHECK_TEXTS = "stopt.check_texts"
 _PUBLISH = ("push_to_hub", "create_pr", "private", "commit_message")
 
 
@@ -59,7 +63,7 @@ def publish_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def conversion_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of :class:`~stopt.steps.ConversionOptions`, and hand them to the command as ``shared``."""
-    decorated = options.collect("shared", *_SHARED)(publish_options(command))
+    decorated = options.collect("shared", *_SHARED)(_apart(publish_options(command)))
     for decorate in (
         options.trust_remote_code,
         options.hub_options,
@@ -67,7 +71,7 @@ def conversion_options(command: Callable[..., Any]) -> Callable[..., Any]:
         options.thresholds,
         click.option(
             "--check-texts",
-            callback=lambda _, __, file: options.load_examples(file),
+            callback=_load_check_texts,
             type=click.Path(dir_okay=False, path_type=Path),
             metavar="FILE",
             help="Check with these texts, one per line (or JSONL with a 'text' each), not with those that ship with "
@@ -83,6 +87,24 @@ def conversion_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         decorated = decorate(decorated)
     return decorated
+
+
+def _apart(command: Callable[..., Any]) -> Callable[..., Any]:
+    """See, before any work, that the folder to copy the model to has none of the files in it that are read."""
+
+    @wraps(command)
+    def wrapped(*args: Any, shared: Mapping[str, Any], **values: Any) -> Any:
+        read = (click.get_current_context().meta.get(_CHECK_TEXTS), values.get("texts"))  # to calibrate with
+        if shared["output"] is not None:
+            require_apart(shared["output"], filter(None, read))
+        return command(*args, shared=shared, **values)
+
+    return wrapped
+
+
+def _load_check_texts(context: click.Context, _: click.Parameter, file: Path | None) -> list[Example] | None:
+    context.meta[_CHECK_TEXTS] = file
+    return options.load_examples(file)
 
 
 def produce_and_print(

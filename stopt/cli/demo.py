@@ -68,6 +68,7 @@ def demo(output: Path, kind: str, model: str | None, out: Output) -> None:
     from stopt.convert.quantize import quantize_products
     from stopt.demo import HUB_MODELS, STATIC, demo_model, int8_options
     from stopt.errors import OptionError
+    from stopt.overlap import require_apart
     from stopt.reading import read_spec
     from stopt.spec import Backend, ModelKind, TransformerSpec
     from stopt.steps import ConversionOptions, ExportOptions
@@ -77,6 +78,7 @@ def demo(output: Path, kind: str, model: str | None, out: Output) -> None:
     source = demo_model() if named is None else named
     folder = output / ("all-MiniLM-L6-v2" if named is None else Path(named.partition("@")[0]).resolve().name)
     fetched = hub.fetch(source, ())
+    require_apart(folder, [fetched.folder])
     spec = read_spec(fetched.folder, wanted)  # another kind of model is refused before any work
     if kind == STATIC and isinstance(spec.front, TransformerSpec):
         raise OptionError(

@@ -183,7 +183,7 @@ def encode(
     from stopt.cli.encoding import chosen_ranges, print_rows, write_corpus
     from stopt.scale import EncodeJob, Engine, Format, ModelOptions, OnError
 
-    ranges = chosen_ranges(ranges_file, from_call=ranges_from_call)
+    ranges = chosen_ranges(ranges_file, output, from_call=ranges_from_call)
     format_ = None if output_format is None else Format(output_format)
     job_options |= {"on_error": OnError(job_options["on_error"]), "engine": Engine(engine)}
     chosen = ModelOptions(model, ranges=ranges, **model_options)

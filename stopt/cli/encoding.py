@@ -14,19 +14,24 @@ from stopt.cli.output import Format, Output, interactive
 from stopt.embeddings.call import OWN, CallRanges
 from stopt.embeddings.ranges import Ranges
 from stopt.errors import OptionError
+from stopt.overlap import require_apart, require_not_stream
 from stopt.scale import EncodeJob, Engine, OnError, Progress, Report, Results, encode_corpus, stream
 from stopt.scale.formats import json_rows, write_json
+from stopt.scale.sources import find_inputs
 from stopt.spec import ModelKind
 
 __all__ = ["chosen_ranges", "print_rows", "write_corpus"]
 
 
-def chosen_ranges(file: Path | None, *, from_call: bool) -> CallRanges:
+def chosen_ranges(file: Path | None, output: Path | None, *, from_call: bool) -> CallRanges:
     """The ranges that the options name.
 
     Raises:
         OptionError: If they name two.
+        ArtifactError: If the output would take the place of their file.
     """
+    if file is not None and output is not None:
+        require_apart(output, [file])
     if file is not None and from_call:
         raise OptionError("--ranges and --ranges-from-call name different ranges", "give one of the two")
     if from_call:
@@ -44,6 +49,8 @@ def print_rows(job: EncodeJob, out: Output) -> None:
     }
     if asked := [name for name, given in options.items() if given]:
         raise OptionError(f"{asked[0]} needs a place to write to", "name one: -o")
+    for each in find_inputs(job.inputs):  # >> appends to what is being read, without an end
+        require_not_stream(each.path, 1, what="is read, and is where standard output goes")
     _say_if_terminal(job, out)
     with _progress(out) as tell, stream(job, out.step, tell) as results:
         if out.format is Format.JSON:

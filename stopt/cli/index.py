@@ -95,11 +95,14 @@ def index(
     from stopt.embeddings.index import IndexOptions, index_texts
     from stopt.embeddings.index_files import require_free, save_index
     from stopt.folder import read_texts
+    from stopt.overlap import require_apart, require_not_of_model
     from stopt.runtime.sentence_transformer import SentenceTransformer
 
     chosen = IndexOptions(precision, engine, approximate, rescore_by, rescore_multiplier)
     target = output or Path(file.name).with_suffix(".index")
     require_folder_of(target)
+    require_apart(target, [file])
+    require_not_of_model(target, model)
     require_free(target, force=force)
     require_dense(model, "stopt index")
     read = read_texts(file, column or "text", jsonl=True if column else None)

@@ -45,7 +45,8 @@ def sign(model: str, key: Path, certificate: Path | None, chain: tuple[Path, ...
     from stopt.artifact import Manifest
     from stopt.certificate import examine
     from stopt.errors import SourceError
-    from stopt.signing import sign_folder
+    from stopt.overlap import require_apart
+    from stopt.signing import SIGNATURE, sign_folder
 
     root = Path(model)
     if not root.is_dir():
@@ -53,6 +54,8 @@ def sign(model: str, key: Path, certificate: Path | None, chain: tuple[Path, ...
     manifest = Manifest.read(root)
     if manifest is not None and (failure := examine(root, manifest).failure(root)):
         raise failure
+    pems = (key, *([certificate] if certificate else ()), *chain)
+    require_apart(root / SIGNATURE, pems, what="the signature")
     password = os.environ.get("STOPT_KEY_PASSWORD")
     made = sign_folder(root, key, certificate=certificate, chain=chain, password=password)
     out.result(f"signed {root}: {made.name}", {"signature": made}, str(made))

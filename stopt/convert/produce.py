@@ -36,6 +36,7 @@ from stopt.errors import (
 )
 from stopt.folder import contained
 from stopt.interrupts import postponed
+from stopt.overlap import require_apart
 from stopt.parity import (
     ParityReport,
     Reference,
@@ -170,6 +171,8 @@ def produce(
     parts = parts_of(read_model(source, options.task, options.library))
     trust = trust_of(source, parts, allowed=options.trust_remote_code)
     target = options.output or default_target(source)
+    if not (target.exists() and target.samefile(source.folder)):
+        require_apart(target, [source.folder])
     placed = [(part, _placed(product, part)) for part in parts for product in products]
     _check_files(target, source.folder, placed, options.force)
     tolerances = [_tolerance(product, part, options) for part, product in placed]

@@ -77,6 +77,7 @@ def encode_corpus(job: EncodeJob, say: Say = lambda _: None, tell: Tell = lambda
     kind = kind_of(job.model.model)
     target = Target.of(job, kind)
     files = _inputs(job)
+    target.require_apart(job, files)
     with _workshop(job, kind, files, target.format, tell) as workshop:
         say(workshop.about.summary)
         target.require_cut(needs_all=workshop.about.needs_all, engine=job.engine)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +11,12 @@ from typing import Any
 
 from stopt.artifact import require_folder_of
 from stopt.errors import ArtifactError, OptionError
+from stopt.overlap import require_apart, require_not_of_model, require_not_stream
 from stopt.scale.encoder import ranges_missing, refuse_options
 from stopt.scale.formats import formats_of, join, require_pyarrow
 from stopt.scale.job import EncodeJob, Engine, Format, OnError
 from stopt.scale.shards import REJECTED, JobFolder, locked
+from stopt.scale.sources import STDIN, InputFile
 from stopt.spec import ModelKind
 
 __all__ = ["Target"]
@@ -71,6 +73,29 @@ class Target:
         if is_folder and job.force and folder.is_begun and (successor.is_job or not job.resume):
             return cls(output, format_, successor, job.resume, folder)
         return cls(output, format_, folder, job.resume)
+
+    def require_apart(self, job: EncodeJob, files: Sequence[InputFile]) -> None:
+        """Make sure that nothing the job reads is replaced, removed or added to by what it writes.
+
+        Raises:
+            ArtifactError: If it would be.
+        """
+        given = (Path(each) for each in job.inputs)
+        read = [
+            *(file.path for file in files if file.path != STDIN),
+            *(each for each in given if each.is_dir()),
+        ]
+        written = [(self.output, "the output")]
+        if self.is_file:
+            written += [
+                (self.folder.root, "the folder of shards"),
+                (self._rejects, "the file of rejected rows"),
+            ]
+        for place, what in written:
+            require_apart(place, read, what=what)
+            require_not_of_model(place, job.model.model, what=what)
+            if any(file.path == STDIN for file in files):
+                require_not_stream(place, 0, what="is where standard input comes from")
 
     @property
     def is_file(self) -> bool:
