@@ -419,6 +419,23 @@ def test_codes_cut_short_are_an_error(precision, engine, approximate, documents,
     assert "build the index again" in caught.value.hint
 
 
+@pytest.mark.parametrize(("precision", "engine", "approximate"), KINDS)
+def test_codes_changed_at_equal_size_are_an_error(
+    precision, engine, approximate, documents, tmp_path
+) -> None:
+    """They would answer with another document. Rows to rescore by, too, which are mapped and read late."""
+    options = IndexOptions(precision, engine, approximate)
+    saved = save_index(SearchIndex.build(documents, options), tmp_path / "made.index")
+    for file in (path for path in saved.iterdir() if path.name != "index.json"):
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(CorruptModel, match=f"{file.name} has changed since it was written") as caught:
+            load_index(saved)
+        assert "build the index again" in caught.value.hint
+        file.write_bytes(whole)
+    assert len(load_index(saved)) == len(documents)
+
+
 @pytest.mark.parametrize("engine", ["faiss", "usearch"])
 def test_what_a_library_cannot_read_is_an_error(engine, documents, tmp_path) -> None:
     """Even where the manifest says that it is whole."""

@@ -1,4 +1,4 @@
-"""The folder of an index: written in one step, read with every size checked, and every hash but of what is mapped."""
+"""The folder of an index: written in one step, and read with the size and the hash of every file checked."""
 
 from __future__ import annotations
 
@@ -37,7 +37,6 @@ _CODES, _ROWS, _RANGES, _TEXTS, _PROBES = (
 )
 _NATIVE = {EngineKind.FAISS: "index.faiss", EngineKind.USEARCH: "index.usearch"}
 _NAMES = {_CODES, _ROWS, _RANGES, _TEXTS, _PROBES, INDEX, *_NATIVE.values()}
-_MAPPED = (_CODES, _ROWS)  # read only where they are needed, and so not hashed; their sizes are checked
 
 
 def save_index(index: SearchIndex, folder: str | Path, *, force: bool = False) -> Path:
@@ -101,6 +100,9 @@ def require_free(target: Path, *, force: bool) -> None:
 
 def load_index(folder: str | Path) -> SearchIndex:
     """Read an index that :func:`save_index` wrote. Rows that only candidates need stay on disk.
+
+    All files are read through once, to hold them against the hashes in ``index.json``: opening takes as long as sha256 of
+    them, and no more memory for it.
 
     Raises:
         SourceError: If there is no index, or a file of it is missing.
@@ -224,7 +226,7 @@ def _require_whole(path: Path, size: int, digest: str) -> None:
         raise SourceError(f"{path} is missing", _AGAIN) from error
     if actual != size:
         raise CorruptModel(f"{path} has {actual:,} bytes, expected {size:,}", _AGAIN)
-    if path.name not in _MAPPED and sha256(path) != digest:
+    if sha256(path) != digest:
         raise CorruptModel(f"{path} has changed since it was written", _AGAIN)
 
 
