@@ -22,6 +22,7 @@ import json
 import logging
 import os
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -106,6 +107,8 @@ def commit(staged: Path, root: Path, files: Iterable[str], *, remove: Iterable[s
     _discard(staged, {*names})
     moves = {"id": uuid4().hex, "move": names, "remove": sorted({*remove} - {*names})}
     (staged / _LIST).write_text(json.dumps(moves), encoding="utf-8")
+    for name in names:
+        _give_usual_mode(staged / name, staged / _LIST)
     for name in (*names, _LIST):
         _sync(staged / name)
     for folder in {(staged / name).parent for name in (*names, _LIST)}:
@@ -259,6 +262,14 @@ def _lock(handle: int) -> bool:
         except OSError:  # the file system has no locks
             return True
     return True
+
+
+def _give_usual_mode(file: Path, usual: Path) -> None:
+    """Let those read a file who may read one made in the usual way: writers that use temporary files leave it at 0600."""
+    mode = stat.S_IMODE(file.stat().st_mode)
+    wanted = mode | stat.S_IMODE(usual.stat().st_mode)
+    if wanted != mode:
+        file.chmod(wanted)
 
 
 def _sync(path: Path) -> None:

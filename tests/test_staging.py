@@ -47,6 +47,20 @@ def test_commit_replaces_files(folder) -> None:
     assert (folder / "onnx/model_O3.onnx").read_text(encoding="utf-8") == "onnx/model_O3.onnx"
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_files_have_the_mode_that_the_umask_asks_for(folder, umask, mode) -> None:
+    old = os.umask(umask)
+    try:
+        with staging(folder) as staged:
+            (staged / "onnx").mkdir()
+            handle = os.open(staged / "onnx/model.onnx", os.O_CREAT | os.O_WRONLY, 0o600)
+            os.close(handle)
+            commit(staged, folder, ["onnx/model.onnx"])
+    finally:
+        os.umask(old)
+    assert (folder / "onnx/model.onnx").stat().st_mode & 0o777 == mode
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_a_failure_leaves_a_folder_as_it_was(folder, error) -> None:
     before = tree(folder)

@@ -19,10 +19,10 @@ from stopt.folder import contained
 from stopt.runtime.batching import BatchLimits, plan_batches, portions, unfilled
 from stopt.runtime.modules import AutoEncoder, Features, Module, load_modules, weight_files
 from stopt.runtime.opened import OpenedFiles
-from stopt.runtime.options import EngineOptions, OnnxOptions, OpenVinoOptions
+from stopt.runtime.options import EngineOptions, OnnxOptions, OpenVinoOptions, TorchOptions
 from stopt.runtime.sessions import Session, open_file, open_session
 from stopt.runtime.tokenizer import Batch, Ints, Text, TextTokenizer, Tokens
-from stopt.spec import Backend, ModelSpec, Pooling, PoolingMode
+from stopt.spec import Backend, ModelSpec, Pooling, PoolingMode, StaticEmbedding, TransformerSpec
 
 __all__ = ["Pipeline", "RunOptions", "characters"]
 
@@ -140,7 +140,10 @@ class Pipeline:
             shared = fronts.count(route.front) > 1
             key: object = route.front if shared else number
             if key not in sessions:
-                sessions[key] = open_session(root, route, options, device, fused=fused and not shared)
+                # export makes no file for a table beside a transformer: numpy reads it as it is
+                table = isinstance(route.front, StaticEmbedding) and isinstance(spec.front, TransformerSpec)
+                chosen = TorchOptions() if table else options
+                sessions[key] = open_session(root, route, chosen, device, fused=fused and not shared)
             opened[number] = cls._assembled(root, route, sessions[key], options, device)
         routes = {name: opened[id(route)] for name, route in spec.routes.items()}
         parts = (spec.front, spec.modules)
