@@ -143,6 +143,19 @@ def _describe(result: Any) -> Any:
     return type(result), tuple(result.shape), str(result.dtype)
 
 
+@pytest.mark.parametrize("wrong", [0, -1, True, 5.0, "8", np.int64(-3), np.bool_(True)])
+def test_no_dimensions_to_keep_are_refused_wherever_they_are_given(tiny: Tiny, wrong: Any) -> None:
+    with pytest.raises(OptionError, match="truncate_dim is") as caught:
+        SentenceTransformer(tiny(), backend="torch", truncate_dim=wrong)
+    assert "from 1 up" in caught.value.hint
+    model = SentenceTransformer(tiny(), backend="torch", truncate_dim=np.int64(5))
+    with pytest.raises(OptionError, match="truncate_dim is"):
+        model.truncate_dim = wrong
+    assert model.encode("a").shape == (5,)
+    model.truncate_dim = None
+    assert model.encode("a").shape == (HIDDEN,)
+
+
 @pytest.mark.filterwarnings("ignore::stopt.errors.StoptWarning")
 @pytest.mark.parametrize("options", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize("inputs", ["a text", ["a text"], ["a", "b", "c d"], [], ("a", "b"), ""], ids=str)
@@ -202,7 +215,7 @@ def test_sentences_is_the_older_name_of_inputs(tiny: Tiny) -> None:
 # ---- truncation, normalisation, codes --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dim", [1, 5, HIDDEN, 100, 0, -1, np.int64(5)])
+@pytest.mark.parametrize("dim", [1, 5, HIDDEN, 100, np.int64(5)])
 @pytest.mark.parametrize("normalize", [True, False])
 def test_truncate_dim_and_normalize_embeddings_do_as_in_sentence_transformers(
     tiny: Tiny, dim: int, normalize: bool
@@ -458,6 +471,10 @@ def test_a_batch_size_that_is_none_is_refused(tiny: Tiny, option: str, size: Any
         ({"prompt_name": []}, r"there is no prompt named \[\]", "known: document, query"),
         ({"truncate_dim": "8"}, "truncate_dim is '8'", "leading dimensions"),
         ({"truncate_dim": True}, "truncate_dim is True", "leading dimensions"),
+        ({"truncate_dim": 0}, "truncate_dim is 0", "from 1 up"),
+        ({"truncate_dim": -1}, "truncate_dim is -1", "from 1 up"),
+        ({"truncate_dim": np.int64(0)}, "truncate_dim is np.int64", "from 1 up"),
+        ({"truncate_dim": 5.0}, "truncate_dim is 5.0", "from 1 up"),
     ],
     ids=str,
 )

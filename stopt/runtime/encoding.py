@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from stopt.counts import is_whole
+from stopt.counts import require_count
 from stopt.embeddings.call import CallRanges, quantize_call, ranges_for_call
 from stopt.embeddings.codes import Precision, parse_precision
 from stopt.errors import MissingExtra, OptionError, suggest
@@ -29,6 +29,9 @@ __all__ = ["EncodeOptions", "embed", "embed_each", "encode", "joined", "require_
 _OUTPUTS = ("sentence_embedding", "token_embeddings")
 
 
+KEPT_DIMENSIONS = "a whole number of leading dimensions to keep, from 1 up, or None for all"
+
+
 @dataclass(frozen=True, slots=True)
 class EncodeOptions:
     """Options of one call; see :meth:`stopt.SentenceTransformer.encode`."""
@@ -43,12 +46,9 @@ class EncodeOptions:
     ranges: CallRanges = None
 
     def __post_init__(self) -> None:
-        # where an array is cut, whatever that leaves, as in sentence-transformers
-        if self.truncate_dim is not None and not is_whole(self.truncate_dim):
-            raise OptionError(
-                f"truncate_dim is {self.truncate_dim!r}",
-                "a whole number of leading dimensions to keep, or None for all",
-            )
+        # 0 would leave nothing, and a negative number the leading dimensions but some
+        if self.truncate_dim is not None:
+            require_count(self.truncate_dim, "truncate_dim", KEPT_DIMENSIONS)
         if self.output_value is not None and self.output_value not in _OUTPUTS:
             raise OptionError(
                 f"output_value {self.output_value!r} is unknown", suggest(self.output_value, _OUTPUTS)

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stopt.counts import require_count
 from stopt.embeddings.call import CallRanges
 from stopt.embeddings.similarity import pairwise_similarity, similarity
 from stopt.errors import OptionError, suggest
 from stopt.runtime.arrays import Array
-from stopt.runtime.encoding import EncodeOptions, encode
+from stopt.runtime.encoding import KEPT_DIMENSIONS, EncodeOptions, encode
 from stopt.runtime.loading import LoadRequest
 from stopt.runtime.model import Model
 from stopt.runtime.workers import WorkerPool
@@ -299,6 +300,17 @@ class SentenceTransformer(Model):
         self._similarity = Similarity(name)
 
     # -- what it is ----------------------------------------------------------------------------------------
+
+    @property
+    def truncate_dim(self) -> int | None:
+        """Leading dimensions of an embedding to keep; None keeps all."""
+        return self._truncate_dim
+
+    @truncate_dim.setter
+    def truncate_dim(self, dimension: int | None) -> None:
+        self._truncate_dim = (
+            None if dimension is None else require_count(dimension, "truncate_dim", KEPT_DIMENSIONS)
+        )
 
     def get_embedding_dimension(self) -> int:
         """Return the width of an embedding, ``truncate_dim`` considered."""

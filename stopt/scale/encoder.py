@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from stopt.embeddings.call import OWN, CallRanges, quantize_call, ranges_for_cal
 from stopt.embeddings.codes import parse_precision
 from stopt.embeddings.ranges import RANGES, Ranges
 from stopt.embeddings.space import fingerprint
-from stopt.errors import OptionError
+from stopt.errors import OptionError, VectorError
 from stopt.reading import read_spec
 from stopt.runtime.cross_encoder import CrossEncoder
 from stopt.runtime.modules import weight_files
@@ -112,7 +113,6 @@ class Encoder:
                 self._model = SparseEncoder(options.model, **common)
             case ModelKind.CROSS_ENCODER:
                 self._model = CrossEncoder(options.model, **common)
-        self._model.check_rows = False  # a text that has no vector is put aside, and the rest goes on
 
     def __call__(self, texts: Sequence[Text]) -> Encoded:
         """Encode texts, or score pairs.
@@ -128,8 +128,9 @@ class Encoder:
             case SparseEncoder():
                 return self._sparse(self._model, given, count)
             case _:
-                scores = self._model.predict(given, show_progress_bar=False, **self._call)[:count]
-                return self._kept(scores, count)
+                score = partial(self._model.predict, show_progress_bar=False, **self._call)
+                scores, refused = self._good(score, given)
+                return Encoded(scores[: max(0, count - len(refused))], refused)
 
     @property
     def files(self) -> OpenedFiles:
@@ -222,32 +223,31 @@ class Encoder:
 
     def _dense(self, model: SentenceTransformer, texts: list[Text], count: int) -> Encoded:
         options = self._options
-        floats = self._by_role(model)(
-            texts,
+        run = partial(
+            self._by_role(model),
             show_progress_bar=False,
             truncate_dim=options.truncate_dim,
             normalize_embeddings=options.normalize_embeddings,
             **self._call,
         )
-        kept = self._kept(floats[:count], count)
+        floats, refused = self._good(run, texts)
+        floats = floats[: max(0, count - len(refused))]
         if options.precision == "float32":
-            return kept
-        if not len(kept.block):  # the shape and dtype that any other has
-            return Encoded(quantize_call(floats[:1] * 0, options.precision, OWN)[:0], kept.refused)
-        return Encoded(quantize_call(kept.block, options.precision, self._ranges), kept.refused)
+            return Encoded(floats, refused)
+        if not len(floats):  # the shape and dtype that any other has
+            nothing = np.zeros((1, floats.shape[1]), np.float32)
+            return Encoded(quantize_call(nothing, options.precision, OWN)[:0], refused)
+        return Encoded(quantize_call(floats, options.precision, self._ranges), refused)
 
     def _sparse(self, model: SparseEncoder, texts: list[Text], count: int) -> Encoded:
-        found = self._by_role(model)(
-            texts, show_progress_bar=False, max_active_dims=self._options.max_active_dims, **self._call
+        run = partial(
+            self._by_role(model),
+            show_progress_bar=False,
+            max_active_dims=self._options.max_active_dims,
+            **self._call,
         )
-        rows = read_embeddings(found).rows.part(0, count)
-        if not np.isfinite(rows.values).all():
-            bad = set(rows.rows[~np.isfinite(rows.values)].tolist())
-            good = [place for place in range(count) if place not in bad]
-            refused = dict.fromkeys(sorted(bad), _NOT_FINITE)
-            rows = _chosen(rows, good)
-        else:
-            refused = {}
+        found, refused = self._good(run, texts)
+        rows = read_embeddings(found).rows.part(0, max(0, count - len(refused)))
         tokens = (
             [[token for token, _ in each] for each in model.decode(rows.to_csr())]
             if self._tokens and len(rows)
@@ -255,12 +255,26 @@ class Encoder:
         )
         return Encoded(rows, refused, tokens)
 
-    def _kept(self, values: npt.NDArray[Any], count: int) -> Encoded:
-        """The rows that are finite."""
-        finite = np.isfinite(values.reshape(count, -1)).all(axis=1) if count else np.empty(0, bool)
-        if finite.all():
-            return Encoded(values)
-        return Encoded(values[finite], dict.fromkeys(np.flatnonzero(~finite).tolist(), _NOT_FINITE))
+    def _good(self, run: Callable[[list[Text]], Any], texts: list[Text]) -> tuple[Any, dict[int, str]]:
+        """What the model makes of the texts that it has a result for, and why it has none for the others.
+
+        What is no result is decided where it is for every call, and not again here. If all are refused, what is made of
+        the first says what shape and dtype others would have.
+        """
+        left, refused = list(range(len(texts))), dict[int, str]()
+        while left:
+            try:
+                return run([texts[place] for place in left]), dict(sorted(refused.items()))
+            except VectorError as error:  # of one batch: the rest goes on
+                reason = _OF_ZEROS if "zeros" in error.message else _NOT_FINITE
+                refused.update({left[row]: reason for row in error.rows})
+                bad = {left[row] for row in error.rows}
+                left = [place for place in left if place not in bad]
+        self._model.check_rows = False
+        try:
+            return run(texts[:1]), dict(sorted(refused.items()))
+        finally:
+            self._model.check_rows = True
 
 
 def _module_weights(pipeline: Pipeline) -> dict[str, str]:
@@ -271,14 +285,7 @@ def _module_weights(pipeline: Pipeline) -> dict[str, str]:
 
 
 _NOT_FINITE = "has an embedding with NaN or infinity in it"
-
-
-def _chosen(rows: SparseRows, places: Sequence[int]) -> SparseRows:
-    """Some of the vectors."""
-    mask = np.isin(rows.rows, places)
-    counts = rows.counts[list(places)] if len(places) else np.empty(0, np.int64)
-    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
-    return SparseRows(starts, rows.columns[mask], rows.values[mask], rows.width)
+_OF_ZEROS = "has an embedding of zeros"
 
 
 def ranges_missing() -> OptionError:
