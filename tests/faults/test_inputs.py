@@ -1,7 +1,9 @@
 """F16 and F17: odd and impossible texts, texts around the limit, and rows that are no vectors."""
 
+import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,11 @@ from safetensors.numpy import load_file, save_file
 
 from stopt import CrossEncoder, InputError, SentenceTransformer, SparseEncoder, VectorError
 from stopt.reading import read_spec
+from stopt.runtime.encoding import EncodeOptions, embed
+from stopt.runtime.pipeline import RunOptions
+from stopt.runtime.scoring import _softmax, find_logits
 from stopt.runtime.tokenizer import TextTokenizer
+from stopt.scale import EncodeJob, ModelOptions, OnError, encode_corpus
 
 BACKENDS = ("torch", "onnx", "openvino")
 CLOSE = 1e-4  # float32 in another order
@@ -193,3 +199,67 @@ def test_a_table_may_have_rows_of_zeros_and_no_others_without_meaning(copy_of, b
     else:
         with pytest.raises(VectorError, match="NaN or infinity"):
             model.encode(["the fox", "the"])
+
+
+@pytest.mark.scorecard("F17")
+def test_a_corpus_is_held_to_the_same_rule(copy_of, tmp_path) -> None:
+    """`stopt encode` wrote vectors of zeros where `encode` raises."""
+    folder = copy_of("bert", dense=16)
+    file = folder / "2_Dense/model.safetensors"
+    save_file({name: 0 * array for name, array in load_file(file).items()}, file)
+    (folder / "stopt.json").unlink(missing_ok=True)
+    (tmp_path / "in.txt").write_text("a text\nanother\n", encoding="utf-8")
+    job = EncodeJob(ModelOptions(str(folder), "onnx"), [tmp_path / "in.txt"], tmp_path / "out.jsonl")
+    with pytest.raises(InputError, match=r"line 1 of .*in\.txt has an embedding of zeros"):
+        encode_corpus(job)
+    assert not (tmp_path / "out.jsonl").exists()
+    report = encode_corpus(replace(job, on_error=OnError.REJECT))
+    assert (report.rejected, report.shape) == (2, (0, 16))
+
+
+@pytest.mark.scorecard("F17")
+def test_rows_without_a_vector_are_put_aside_from_every_batch(copy_of, tmp_path) -> None:
+    folder = copy_of("bert")
+    poisoned(folder, "fox", float("nan"))
+    texts = [
+        f"the {'fox' if number % 7 == 3 else 'dog'} and more{' words' * (number % 5)}" for number in range(60)
+    ]
+    (tmp_path / "in.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
+    chosen = ModelOptions(str(folder), "onnx", batch_size=4)
+    job = EncodeJob(chosen, [tmp_path / "in.txt"], tmp_path / "out.jsonl", on_error=OnError.REJECT)
+    bad = [number for number in range(60) if number % 7 == 3]
+    report = encode_corpus(job)
+    rows = [json.loads(line) for line in job.output.read_text(encoding="utf-8").splitlines()]
+    assert report.rejected == len(bad)
+    assert [row["text"] for row in rows] == [text for text in texts if "fox" not in text]
+    expected = SentenceTransformer(folder, backend="onnx").encode([row["text"] for row in rows])
+    np.testing.assert_allclose([row["embedding"] for row in rows], expected, atol=1e-5)
+
+
+@pytest.mark.scorecard("F17")
+def test_a_bad_row_is_named_by_its_place_in_the_call_not_in_a_chunk_of_it(copy_of) -> None:
+    places = np.arange(100, 104)
+    folder = copy_of("bert")
+    poisoned(folder, "fox", float("nan"))
+    texts = ["the dog", "a dog", "the fox", "dogs"]
+    pipeline = SentenceTransformer(folder, backend="onnx").pipeline
+    with pytest.raises(VectorError, match="input 102 has NaN") as caught:
+        embed(pipeline, texts, EncodeOptions(), places)
+    assert caught.value.rows == (102,)
+    with pytest.raises(VectorError, match="input 103 has NaN"):
+        embed(pipeline, ["the fox"], EncodeOptions(), places[3:])
+
+
+@pytest.mark.scorecard("F17")
+def test_a_bad_pair_is_named_by_its_place_in_the_call(copy_of) -> None:
+    folder = copy_of("bert", kind="cross-encoder")
+    poisoned(folder, "fox", float("nan"))
+    pairs = [("a", "the dog"), ("a", "the fox"), ("a", "dogs")]
+    with pytest.raises(VectorError, match="input 101 has NaN") as caught:
+        find_logits(CrossEncoder(folder, backend="onnx").pipeline, pairs, RunOptions(), np.arange(100, 103))
+    assert caught.value.rows == (101,)
+
+
+def test_softmax_of_large_logits_is_finite() -> None:
+    found = _softmax(np.array([[200.0, 0.0], [-200.0, -200.0]], np.float32))
+    np.testing.assert_allclose(found, [[1.0, 0.0], [0.5, 0.5]], atol=1e-6)
