@@ -253,3 +253,26 @@ def test_who_waits_too_long_for_another_is_told(folder, monkeypatch, caplog) -> 
     assert "waiting for it" in caplog.text
     with held(folder):
         pass
+
+
+def test_files_and_their_list_are_on_the_disk_before_the_renaming_that_decides(tmp_path, monkeypatch) -> None:
+    """After power is lost, the set is the old one or the new: never a list of moves of files that are empty."""
+    calls: list[str] = []
+    rename = Path.rename
+
+    def renamed(self: Path, target: Path) -> Path:
+        calls.append("rename")
+        return rename(self, target)
+
+    monkeypatch.setattr("stopt.staging._sync", lambda path: calls.append(Path(path).name))
+    monkeypatch.setattr(Path, "rename", renamed)
+    with staging(tmp_path) as staged:
+        (staged / "onnx").mkdir()
+        for name in ("onnx/model.onnx", "stopt.json"):
+            (staged / name).write_text(name, encoding="utf-8")
+        commit(staged, tmp_path, ["onnx/model.onnx", "stopt.json"])
+        hidden = staged.name
+    decided = calls.index("rename")
+    assert calls[:decided][:3] == ["model.onnx", "stopt.json", "moves.json"]
+    assert {*calls[3:decided]} == {"onnx", hidden}
+    assert tmp_path.name in calls[decided:]
