@@ -77,4 +77,7 @@ def _make(workshop: Workshop, file: Path, backend: Backend) -> Mapping[str, Any]
     assert isinstance(session, TorchSession)
     token_types = pipeline.spec.tokenizer.token_types
     export_graph(session.model, backend, file, task=transformer.task, token_types=token_types)
-    return {"task": transformer.task.value}
+    found = {"task": transformer.task.value}
+    if backend is Backend.OPENVINO and b"exported_through" in file.read_bytes():
+        found["exported_through"] = "onnx"
+    return found

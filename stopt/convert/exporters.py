@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from inspect import signature
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from stopt.errors import ConversionError
@@ -77,7 +78,29 @@ def _export_openvino(model: Any, file: Path, task: Task, token_types: bool) -> N
     from optimum.exporters.openvino.convert import export
 
     config = _encoder_config(model, "openvino", task, token_types)
-    export(model, config, file, stateful=False, library_name="transformers")
+    own = dict(vars(model))
+    try:
+        export(model, config, file, stateful=False, library_name="transformers")
+    except AttributeError:
+        # a patch that fails half-way leaves its forward behind
+        for name in vars(model).keys() - own.keys():
+            delattr(model, name)
+        vars(model).update(own)
+        # optimum-intel's patches of decoders look for layers of the language model, which the bare model has not;
+        # ONNX needs no such patches, and OpenVINO reads it
+        _export_openvino_through_onnx(model, file, task, token_types)
+
+
+def _export_openvino_through_onnx(model: Any, file: Path, task: Task, token_types: bool) -> None:
+    import openvino
+
+    with TemporaryDirectory(dir=file.parent, prefix=".onnx-") as folder:
+        graph = Path(folder) / "model.onnx"
+        _export_onnx(model, graph, task, token_types)
+        converted = openvino.convert_model(graph)
+        converted.set_rt_info("onnx", ["stopt", "exported_through"])
+        openvino.save_model(converted, file, compress_to_fp16=False)
+        del converted
 
 
 _EXPORTERS: Mapping[Backend, Callable[[Any, Path, Task, bool], None]] = {

@@ -326,7 +326,15 @@ def _make(
             f"{product.name} was made, but its engine cannot open it: {error.__cause__ or error.message}",
             "start from the plain export, or leave the operators it names in float",
         ) from error
-    report = compare(reference, candidate, tolerance, precision=product.precision, name=product.name)
+    try:
+        report = compare(reference, candidate, tolerance, precision=product.precision, name=product.name)
+    except CorruptModel as error:
+        architecture = getattr(workshop.pipeline.spec.front, "model_type", "this architecture")
+        raise ConversionError(
+            f"{architecture!r} does not convert to {product.backend.value}: {product.name} was made, and fails on texts of "
+            f"other lengths or batches than it was traced with: {error.message}",
+            "serve it with backend='torch', or try the other backend",
+        ) from error
     report.raise_if_failed()
     new = [path.relative_to(workshop.staged).as_posix() for path in set(file.parent.iterdir()) - before]
     parts = describe_parts(workshop.staged, new)
