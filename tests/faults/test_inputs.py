@@ -1,8 +1,9 @@
 """F16 and F17: odd and impossible texts, texts around the limit, and rows that are no vectors."""
 
+import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,16 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from stopt import CrossEncoder, InputError, SentenceTransformer, SparseEncoder, VectorError
+from stopt.errors import ResourceLimitError
 from stopt.reading import read_spec
 from stopt.runtime.encoding import EncodeOptions, embed
+from stopt.runtime.memory import _blame
 from stopt.runtime.pipeline import RunOptions
 from stopt.runtime.scoring import _softmax, find_logits
 from stopt.runtime.tokenizer import TextTokenizer
 from stopt.scale import EncodeJob, ModelOptions, OnError, encode_corpus
+from stopt.scale.chunks import Chunk, Place
+from stopt.scale.sources import InputFile, InputFormat, Row
 
 BACKENDS = ("torch", "onnx", "openvino")
 CLOSE = 1e-4  # float32 in another order
@@ -263,3 +268,28 @@ def test_a_bad_pair_is_named_by_its_place_in_the_call(copy_of) -> None:
 def test_softmax_of_large_logits_is_finite() -> None:
     found = _softmax(np.array([[200.0, 0.0], [-200.0, -200.0]], np.float32))
     np.testing.assert_allclose(found, [[1.0, 0.0], [0.5, 0.5]], atol=1e-6)
+
+
+def test_the_longest_of_several_texts_is_blamed_for_want_of_memory() -> None:
+    tried: list[int] = []
+
+    def run(places: Sequence[int], size: int | None) -> None:
+        tried.extend(places)
+        if places[0] in (1, 2):
+            raise MemoryError
+
+    with pytest.raises(ResourceLimitError, match="input 12 alone, of 900 characters") as caught:
+        _blame(run, [5, 700, 900, 6], [10, 11, 12, 13])
+    assert (caught.value.positions, tried) == ((12,), [2])
+
+
+def test_ids_are_part_of_what_a_shard_was_made_of() -> None:
+    def digest(identity: object) -> str:
+        hashed = hashlib.sha256()
+        row = Row(1, 10, identity, "a text")  # type: ignore[arg-type]
+        file = InputFile(Path("in.jsonl"), InputFormat.JSONL, 10, "in.jsonl")
+        Chunk(0, Place(), [(file, row)], 1.0).digest(hashed)
+        return hashed.hexdigest()
+
+    assert digest("a") == digest("a")
+    assert len({digest("a"), digest("b"), digest(1), digest("1")}) == 4
